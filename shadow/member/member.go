@@ -1,0 +1,88 @@
+// Package member knows who the members of an etcd cluster are, and asks them.
+//
+// Every member has one gRPC connection of ours, apart from the clients'. Its
+// TCP connections are counted: the count is the member's epoch, and an answer
+// proves something only within one epoch (docs/detection.md, vocabulary).
+//
+// GUARANTEE G4: this package sends Range with serializable set, Status and
+// MemberList, and nothing else.
+package member
+
+import (
+	"context"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+)
+
+// Member of the cluster, as a snapshot.
+type Member struct {
+	ID      uint64
+	Name    string
+	URL     string // at which it is asked
+	Learner bool
+
+	cluster uint64
+	link    *link
+}
+
+// Epoch of the member's connection now.
+func (m *Member) Epoch() uint64 { return m.link.epoch.Load() }
+
+// Reply to one read.
+type Reply struct {
+	Range *pb.RangeResponse // nil when Err is set
+	Err   error             // as the member or gRPC gave it
+	Epoch uint64            // of the connection that carried the answer
+	// Changed: the epoch changed during the call, so that nobody can tell
+	// which connection answered.
+	Changed bool
+	// Foreign: another cluster or member answered than was asked.
+	Foreign bool
+	// Lost: the connection broke while the read was under way. An etcd whose
+	// index names a record that its backend lacks exits on such a read.
+	Lost  bool
+	Bytes int           // of the answer
+	Took  time.Duration // from its turn on; 0 when its turn did not come
+}
+
+// Range asks the member for one pinned read. It waits for its turn: one shadow
+// request is in flight per member (GUARANTEE G6).
+func (m *Member) Range(ctx context.Context, key, end []byte, revision int64) Reply {
+	select {
+	case m.link.turn <- struct{}{}:
+		defer func() { <-m.link.turn }()
+	case <-ctx.Done():
+		return Reply{Err: status.FromContextError(ctx.Err()).Err(), Epoch: m.Epoch()}
+	}
+	// One form only: full key-values, ascending by key, no sort, no filter, no
+	// limit, no keys_only. keys_only leaves out the lease on ≥ 3.7.0 (etcd
+	// #22209), a sort with ties differs between Go versions, and a limit does
+	// not limit the walk of the index.
+	req := &pb.RangeRequest{Key: key, RangeEnd: end, Revision: revision, Serializable: true}
+	epoch, lost := m.link.epoch.Load(), m.link.lost.Load()
+	begin := time.Now()
+	resp, err := m.link.kv.Range(ctx, req)
+	r := Reply{Range: resp, Err: err, Epoch: epoch, Took: time.Since(begin)}
+	r.Changed = m.link.epoch.Load() != epoch
+	if err != nil {
+		r.Range = nil
+		r.Lost = status.Code(err) == codes.Unavailable && m.link.lost.Load() != lost
+		return r
+	}
+	r.Bytes = proto.Size(resp)
+	r.Foreign = resp.GetHeader().GetClusterId() != m.cluster || resp.GetHeader().GetMemberId() != m.ID
+	return r
+}
+
+// Revision asks the member for its current revision.
+func (m *Member) Revision(ctx context.Context) (int64, error) {
+	resp, err := pb.NewMaintenanceClient(m.link.conn).Status(ctx, &pb.StatusRequest{})
+	if err != nil {
+		return 0, err
+	}
+	return resp.GetHeader().GetRevision(), nil
+}

@@ -1,0 +1,206 @@
+package member
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"golang.org/x/sync/errgroup"
+)
+
+// Set follows the members of one cluster from its configured endpoints.
+type Set struct {
+	Endpoints   []string      // as configured
+	Discover    bool          // ask for the member list, and all who are on it
+	DialTimeout time.Duration // of one connection; 0 is 2 s
+	Interval    time.Duration // between two probes of a member; 0 is 1 s
+	Logger      *slog.Logger  // nil: silent
+	Metrics     *Metrics      // nil: none
+
+	mu    sync.Mutex // guards links and what was said
+	links map[string]*link
+	said  map[string]string // url → the last complaint about it
+
+	snap  atomic.Pointer[Snapshot]
+	once  sync.Once
+	known chan struct{} // closed with the first snapshot
+}
+
+// Known is closed when the members are known for the first time.
+func (s *Set) Known() <-chan struct{} {
+	s.once.Do(func() { s.known = make(chan struct{}) })
+	return s.known
+}
+
+// Snapshot of the cluster. It is immutable.
+type Snapshot struct {
+	Cluster uint64
+	Members []*Member // ascending by id; only those that can be asked
+	Listed  []uint64  // ids of all on the member list, asked or not
+	Voters  []uint64  // of them, the voters
+
+	list       []*pb.Member       // the member list as it was read last
+	byEndpoint map[string]*Member // URL → the member behind it
+}
+
+// Snapshot of now. Never nil; without members before the first probe.
+func (s *Set) Snapshot() *Snapshot {
+	if p := s.snap.Load(); p != nil {
+		return p
+	}
+	return &Snapshot{}
+}
+
+// Epoch of the member behind a configured endpoint, to be read before a request
+// is relayed to it: what is served then is a claim of this epoch. 0 where no
+// member can be told (a load balancer, a member that was not reached yet).
+func (s *Set) Epoch(endpoint string) uint64 {
+	if m := s.Snapshot().byEndpoint[endpoint]; m != nil {
+		return m.Epoch()
+	}
+	return 0
+}
+
+// Member by id, or nil.
+func (p *Snapshot) Member(id uint64) *Member {
+	i, ok := slices.BinarySearchFunc(p.Members, id, func(m *Member, id uint64) int {
+		switch {
+		case m.ID < id:
+			return -1
+		case m.ID > id:
+			return 1
+		}
+		return 0
+	})
+	if !ok {
+		return nil
+	}
+	return p.Members[i]
+}
+
+// FormatID writes a cluster or member id as etcd does, in hex.
+func FormatID(id uint64) string { return strconv.FormatUint(id, 16) }
+
+// Run probes and discovers until ctx ends. It is independent of the shadow's
+// queues and budgets (GUARANTEE G2): the proxy orders its endpoints by it.
+func (s *Set) Run(ctx context.Context) error {
+	interval := s.Interval
+	if interval == 0 {
+		interval = time.Second
+	}
+	defer s.closeAll()
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		s.round(ctx, interval)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// round probes every URL at once, so that a hung member delays only itself, and
+// then looks at who is there.
+func (s *Set) round(ctx context.Context, interval time.Duration) {
+	for _, e := range s.Endpoints {
+		s.open(e)
+	}
+	links := s.all()
+	var g errgroup.Group
+	for _, l := range links {
+		g.Go(func() error {
+			s.probe(ctx, l, max(interval, time.Second))
+			return nil
+		})
+	}
+	_ = g.Wait()
+	if ctx.Err() == nil {
+		s.look(ctx, links)
+	}
+}
+
+func (s *Set) all() []*link {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	links := make([]*link, 0, len(s.links))
+	for _, l := range s.links {
+		links = append(links, l)
+	}
+	return links
+}
+
+func (s *Set) open(url string) *link {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.links[url]; l != nil {
+		return l
+	}
+	timeout := s.DialTimeout
+	if timeout == 0 {
+		timeout = 2 * time.Second
+	}
+	l, err := newLink(url, timeout)
+	if err != nil {
+		s.say(url, err.Error())
+		return nil
+	}
+	if s.links == nil {
+		s.links = map[string]*link{}
+	}
+	s.links[url] = l
+	return l
+}
+
+// keep closes the links that no member and no endpoint needs any more.
+func (s *Set) keep(urls map[string]bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for url, l := range s.links {
+		if !urls[url] && !slices.Contains(s.Endpoints, url) {
+			l.close()
+			delete(s.links, url)
+			delete(s.said, url)
+		}
+	}
+}
+
+func (s *Set) closeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for url, l := range s.links {
+		l.close()
+		delete(s.links, url)
+	}
+}
+
+// complain says something about a URL once, until it changes.
+func (s *Set) complain(url, what string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.say(url, what)
+}
+
+func (s *Set) say(url, what string) {
+	if s.said == nil {
+		s.said = map[string]string{}
+	}
+	if s.said[url] == what {
+		return
+	}
+	s.said[url] = what
+	if s.Logger == nil {
+		return
+	}
+	if what == "" {
+		s.Logger.Info("member answers", "url", url)
+	} else {
+		s.Logger.Warn("member cannot be compared", "url", url, "reason", what)
+	}
+}
