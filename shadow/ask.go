@@ -1,0 +1,281 @@
+package shadow
+
+import (
+	"context"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"golang.org/x/time/rate"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/etcd-parallax/parallax/shadow/judge"
+	"github.com/etcd-parallax/parallax/shadow/member"
+)
+
+const (
+	askTimeout  = time.Second            // of one shadow read
+	payPatience = 30 * time.Second       // for the budget; a longer wait is not begun
+	slowRead    = 500 * time.Millisecond // after which a member is left alone for a while
+	restMin     = time.Second
+	restMax     = 30 * time.Second
+	// poisonedRanges bounds what is remembered; beyond it, everything is.
+	poisonedRanges = 1000
+)
+
+// asker asks members within what each was promised.
+type asker struct {
+	rates   func() *Rates
+	metrics *Metrics
+	logger  *slog.Logger
+
+	mu       sync.Mutex
+	accounts map[uint64]*account
+	poison   []judge.Question
+}
+
+// account of one member.
+type account struct {
+	reads, bytes *rate.Limiter
+
+	mu      sync.Mutex
+	rest    time.Time // not asked before
+	restFor time.Duration
+}
+
+func (a *asker) account(id uint64) *account {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	acc := a.accounts[id]
+	if acc == nil {
+		acc = &account{reads: rate.NewLimiter(0, 1), bytes: rate.NewLimiter(0, 1)}
+		if a.accounts == nil {
+			a.accounts = map[uint64]*account{}
+		}
+		a.accounts[id] = acc
+	}
+	r := a.rates()
+	// Bursts are short, so that a budget holds over any second, too.
+	setLimit(acc.reads, r.ReadsPerSecond, max(1, int(r.ReadsPerSecond/10)))
+	setLimit(acc.bytes, r.BytesPerSecond, max(1, int(r.BytesPerSecond)))
+	return acc
+}
+
+func setLimit(l *rate.Limiter, perSecond float64, burst int) {
+	if l.Limit() != rate.Limit(perSecond) {
+		l.SetLimit(rate.Limit(perSecond))
+		l.SetBurst(burst)
+	}
+}
+
+// pay waits until the member may be asked once more. GUARANTEE G6: shadow load
+// stays within the configured budget per member; every RPC counts.
+func (acc *account) pay(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, payPatience)
+	defer cancel()
+	if err := acc.bytes.Wait(ctx); err != nil { // in debt until earlier answers are paid for
+		return err
+	}
+	return acc.reads.Wait(ctx)
+}
+
+// charge the size of an answer, which nobody knew before.
+func (acc *account) charge(n int) {
+	for now := time.Now(); n > 0; {
+		part := min(n, acc.bytes.Burst())
+		acc.bytes.ReserveN(now, part)
+		n -= part
+	}
+}
+
+func (acc *account) resting(now time.Time) bool {
+	acc.mu.Lock()
+	defer acc.mu.Unlock()
+	return now.Before(acc.rest)
+}
+
+// took notes how long an answer took. A slow member is left alone for a while,
+// longer each time: the shadow must not be what keeps it slow.
+func (acc *account) took(d time.Duration, now time.Time) {
+	acc.mu.Lock()
+	defer acc.mu.Unlock()
+	if d < slowRead {
+		acc.restFor = 0
+		return
+	}
+	acc.restFor = min(max(2*acc.restFor, restMin), restMax)
+	acc.rest = now.Add(acc.restFor)
+}
+
+// all asks every member the same question at once.
+func (a *asker) all(ctx context.Context, members []*member.Member, q judge.Question) []judge.Answer {
+	answers := make([]judge.Answer, len(members))
+	var wg sync.WaitGroup
+	for i, m := range members {
+		wg.Go(func() { answers[i] = a.one(ctx, m, q) })
+	}
+	wg.Wait()
+	return answers
+}
+
+func (a *asker) one(ctx context.Context, m *member.Member, q judge.Question) judge.Answer {
+	no := func(k judge.Kind) judge.Answer { return judge.Answer{Member: m.ID, Epoch: m.Epoch(), Kind: k} }
+	if a.poisoned(q) {
+		return no(judge.Poisoned)
+	}
+	acc := a.account(m.ID)
+	if acc.resting(time.Now()) {
+		return no(judge.Resting)
+	}
+	if acc.pay(ctx) != nil {
+		return no(judge.OverBudget)
+	}
+	if acc.resting(time.Now()) { // meanwhile
+		return no(judge.Resting)
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	r := m.Range(ctx, q.Key, q.End, q.Revision)
+	kind := kindOf(r)
+	if kind != judge.Unreachable && r.Took > 0 {
+		acc.took(r.Took, time.Now())
+	}
+	acc.charge(r.Bytes)
+	a.metrics.asked(m.ID, r.Bytes, kind)
+	if r.Lost {
+		a.lost(m, q)
+	}
+	answer := judge.Answer{Member: m.ID, Epoch: r.Epoch, Kind: kind}
+	if kind == judge.OK {
+		answer.KVs = kvs(r.Range.GetKvs())
+	}
+	return answer
+}
+
+// kindOf tells what an answer is worth. FutureRev and Compacted share a code:
+// they are told apart by their text.
+func kindOf(r member.Reply) judge.Kind {
+	switch {
+	case r.Changed:
+		return judge.EpochChanged
+	case r.Err == nil && r.Foreign:
+		return judge.Foreign
+	case r.Err == nil:
+		return judge.OK
+	}
+	switch status.Code(r.Err) {
+	case codes.OutOfRange:
+		switch rpctypes.ErrorDesc(r.Err) {
+		case rpctypes.ErrorDesc(rpctypes.ErrGRPCFutureRev):
+			return judge.FutureRev
+		case rpctypes.ErrorDesc(rpctypes.ErrGRPCCompacted):
+			return judge.Compacted
+		}
+	case codes.PermissionDenied, codes.Unauthenticated:
+		return judge.Denied
+	case codes.Unavailable, codes.Canceled:
+		return judge.Unreachable
+	case codes.DeadlineExceeded:
+		return judge.Timeout
+	case codes.ResourceExhausted:
+		return judge.Exhausted
+	}
+	return judge.Refused
+}
+
+// revision is the highest that all members who can be heard can answer; 0 when
+// fewer than two can.
+func (a *asker) revision(ctx context.Context, members []*member.Member) int64 {
+	lowest, heard := int64(0), 0
+	for _, r := range a.revisions(ctx, members) {
+		if r > 0 {
+			heard++
+			if lowest == 0 || r < lowest {
+				lowest = r
+			}
+		}
+	}
+	if heard < 2 {
+		return 0
+	}
+	return lowest
+}
+
+// newest asks every member at its own newest revision.
+func (a *asker) newest(ctx context.Context, members []*member.Member, q judge.Question) []judge.Answer {
+	answers := make([]judge.Answer, len(members))
+	var wg sync.WaitGroup
+	for i, r := range a.revisions(ctx, members) {
+		own := q
+		own.Revision = r
+		if r < 2 {
+			answers[i] = judge.Answer{Member: members[i].ID, Kind: judge.Unreachable}
+			continue
+		}
+		wg.Go(func() { answers[i] = a.one(ctx, members[i], own) })
+	}
+	wg.Wait()
+	return answers
+}
+
+// revisions of all members now; 0 where one was not heard.
+func (a *asker) revisions(ctx context.Context, members []*member.Member) []int64 {
+	revisions := make([]int64, len(members))
+	var wg sync.WaitGroup
+	for i, m := range members {
+		wg.Go(func() {
+			acc := a.account(m.ID)
+			if acc.resting(time.Now()) || acc.pay(ctx) != nil {
+				return
+			}
+			ctx, cancel := context.WithTimeout(ctx, askTimeout)
+			defer cancel()
+			var err error
+			revisions[i], err = m.Revision(ctx)
+			a.metrics.asked(m.ID, 0, kindOf(member.Reply{Err: err}))
+		})
+	}
+	wg.Wait()
+	return revisions
+}
+
+// lost notes that a member went away while it read this range. An etcd whose
+// index names a record that its backend lacks exits on the read (lg.Fatal), and
+// would again: the range is asked of no member any more, until an operator says
+// so. A shadow read must not kill a damaged member, nor the next one.
+func (a *asker) lost(m *member.Member, q judge.Question) {
+	a.mu.Lock()
+	if len(a.poison) < poisonedRanges {
+		a.poison = append(a.poison, q)
+	}
+	n := len(a.poison)
+	a.mu.Unlock()
+	a.metrics.poisoned(n)
+	if a.logger != nil {
+		a.logger.Warn("a member's connection broke while the shadow read a range from it; the range is read from no member any more until SIGHUP, "+
+			"in case the read itself ended the member: look at the member's log for a fatal line about this key before that",
+			"member", member.FormatID(m.ID), "url", m.URL, "first_key", strconv.Quote(string(q.Key)), "revision", q.Revision)
+	}
+}
+
+func (a *asker) poisoned(q judge.Question) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, p := range a.poison {
+		if intersect(p.Key, p.End, q.Key, q.End) {
+			return true
+		}
+	}
+	return len(a.poison) >= poisonedRanges
+}
+
+// forgive lets poisoned ranges be asked again.
+func (a *asker) forgive() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.poison = nil
+	a.metrics.poisoned(0)
+}

@@ -1,0 +1,139 @@
+package shadow
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/etcd-parallax/parallax/shadow/judge"
+	"github.com/etcd-parallax/parallax/shadow/member"
+	"github.com/etcd-parallax/parallax/shadow/member/membertest"
+)
+
+func TestBudgetHoldsOverAMinute(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		rates  Rates
+		answer int     // bytes
+		want   float64 // reads a minute
+	}{
+		{"reads", Rates{ReadsPerSecond: 50, BytesPerSecond: 1 << 20}, 100, 3000},
+		{"bytes", Rates{ReadsPerSecond: 50, BytesPerSecond: 1 << 20}, 256 << 10, 240},
+		{"answers larger than a second's bytes", Rates{ReadsPerSecond: 50, BytesPerSecond: 1 << 20}, 10 << 20, 6},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := &asker{rates: func() *Rates { return &c.rates }}
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+				defer cancel()
+				n := 0
+				for begin := time.Now(); time.Since(begin) < 10*time.Minute; {
+					acc := a.account(1)
+					if acc.pay(ctx) != nil {
+						break
+					}
+					acc.charge(c.answer)
+					n++
+				}
+				if got := float64(n) / 10; got < 0.95*c.want || got > 1.05*c.want {
+					t.Errorf("%v reads a minute, want %v", got, c.want)
+				}
+			})
+		})
+	}
+}
+
+func TestBudgetCanChangeWhileRunning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &Rates{ReadsPerSecond: 1, BytesPerSecond: 1 << 20}
+		a := &asker{rates: func() *Rates { return r }}
+		reads := func() int {
+			n := 0
+			for begin := time.Now(); time.Since(begin) < time.Minute; n++ {
+				if err := a.account(1).pay(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return n
+		}
+		before := reads()
+		r = &Rates{ReadsPerSecond: 10, BytesPerSecond: 1 << 20}
+		if after := reads(); before > 65 || after < 570 || after > 640 {
+			t.Errorf("%d, then %d reads a minute, want 60, then 600", before, after)
+		}
+	})
+}
+
+func TestASpentBudgetIsNotWaitedForForever(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &Rates{ReadsPerSecond: 50, BytesPerSecond: 1 << 10}
+		acc := (&asker{rates: func() *Rates { return r }}).account(1)
+		acc.charge(1 << 20) // 17 minutes' worth
+		begin := time.Now()
+		if acc.pay(t.Context()) == nil || time.Since(begin) > payPatience {
+			t.Errorf("paid after %v", time.Since(begin))
+		}
+	})
+}
+
+func TestASlowMemberRestsLongerEachTime(t *testing.T) {
+	acc := &account{}
+	now := time.Unix(0, 0)
+	for _, want := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
+		acc.took(slowRead, now)
+		if !acc.resting(now.Add(want*time.Second-1)) || acc.resting(now.Add(want*time.Second)) {
+			t.Fatalf("does not rest for %d s, but until %v", want, acc.rest.Sub(now))
+		}
+	}
+	acc.took(time.Millisecond, now)
+	acc.took(slowRead, now)
+	if acc.resting(now.Add(time.Second)) {
+		t.Error("a member that was quick in between rests as long as before")
+	}
+}
+
+func TestKindOfAnswer(t *testing.T) {
+	for _, c := range []struct {
+		reply member.Reply
+		want  judge.Kind
+	}{
+		{member.Reply{}, judge.OK},
+		{member.Reply{Changed: true}, judge.EpochChanged},
+		{member.Reply{Changed: true, Err: membertest.FutureRev}, judge.EpochChanged},
+		{member.Reply{Foreign: true}, judge.Foreign},
+		{member.Reply{Err: membertest.FutureRev}, judge.FutureRev},
+		{member.Reply{Err: membertest.Compacted}, judge.Compacted},
+		{member.Reply{Err: status.Error(codes.OutOfRange, "something else")}, judge.Refused},
+		{member.Reply{Err: status.Error(codes.PermissionDenied, "etcdserver: permission denied")}, judge.Denied},
+		{member.Reply{Err: status.Error(codes.Unauthenticated, "etcdserver: invalid auth token")}, judge.Denied},
+		{member.Reply{Err: status.Error(codes.Unavailable, "etcdserver: rpc not supported for learner")}, judge.Unreachable},
+		{member.Reply{Err: status.Error(codes.DeadlineExceeded, "")}, judge.Timeout},
+		{member.Reply{Err: status.Error(codes.ResourceExhausted, "received message larger than max")}, judge.Exhausted},
+		{member.Reply{Err: errors.New("anything")}, judge.Refused},
+	} {
+		if got := kindOf(c.reply); got != c.want {
+			t.Errorf("%+v is %s, want %s", c.reply, got.Reason(), c.want.Reason())
+		}
+	}
+}
+
+func TestAPoisonedRangeCoversWhatItMeets(t *testing.T) {
+	a := &asker{poison: []judge.Question{{Key: []byte("b"), End: []byte("d")}, {Key: []byte("x")}}}
+	for _, c := range []struct {
+		key, end string
+		want     bool
+	}{
+		{"a", "", false}, {"b", "", true}, {"c", "", true}, {"d", "", false}, {"x", "", true},
+		{"a", "b", false}, {"a", "b\x00", true}, {"c", "z", true}, {"d", "e", false}, {"w", "y", true}, {"a", "\x00", true},
+	} {
+		q := judge.Question{Key: []byte(c.key), End: []byte(c.end)}
+		if got := a.poisoned(q); got != c.want {
+			t.Errorf("[%q, %q): poisoned %v, want %v", c.key, c.end, got, c.want)
+		}
+	}
+}

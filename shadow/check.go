@@ -1,0 +1,231 @@
+package shadow
+
+import (
+	"context"
+	"encoding/binary"
+	"hash/fnv"
+	"slices"
+	"time"
+
+	"github.com/etcd-parallax/parallax/shadow/divergence"
+	"github.com/etcd-parallax/parallax/shadow/judge"
+	"github.com/etcd-parallax/parallax/shadow/member"
+)
+
+// check is one target on its way to a verdict. It goes through the queue as
+// often as members need time to get to its revision; answers once given at a
+// revision stay good within their epoch.
+type check struct {
+	target
+	bytes     int       // held by the call it came from
+	since     time.Time // its call was observed
+	notBefore time.Time
+	epochs    uint64 // of the members when it was sampled, for the verified keys
+
+	members  []*member.Member // asked; set by the first round
+	first    []judge.Answer
+	deadline time.Time // members that have not applied the revision are waited for until then
+	asked    time.Time // begin of the last first round: equality is at least this fresh
+	tries    int
+	renewed  int // times the revision was compacted before the second round
+}
+
+const (
+	// settle is how long a write is left alone before members are asked: a
+	// follower learns that an entry is committed a moment after the leader
+	// acknowledged it, and would answer FutureRev.
+	settle = 15 * time.Millisecond
+	// suspicion shortens the wait for members that lag: two others differ.
+	suspicion = 200 * time.Millisecond
+	// renewals bounds how often a check follows a compaction.
+	renewals = 3
+)
+
+// retryAfter doubles from 20 ms, so that a lag budget of 2 s costs seven reads.
+func retryAfter(tries int) time.Duration { return 20 * time.Millisecond << min(tries, 6) }
+
+// run does one round of a check. It returns false when the check waits for
+// members that lag, and has to be run again, not before c.notBefore.
+func (s *Shadow) run(ctx context.Context, c *check) (judge.Verdict, bool) {
+	if c.members == nil {
+		snap := s.Members.Snapshot()
+		c.members = snap.Members
+		c.deadline = time.Now().Add(s.lagBudget())
+	}
+	if len(c.members) < 2 {
+		return judge.Verdict{Reason: judge.TooFew}, true
+	}
+	if c.Revision == 0 {
+		if c.Revision = s.ask.revision(ctx, c.members); c.Revision == 0 {
+			return judge.Verdict{Reason: judge.TooFew}, true
+		}
+	}
+	s.firstRound(ctx, c)
+	suspect := judge.Suspects(c.first) || judge.Contradicted(c.Question, c.claims, c.first)
+	if suspect {
+		c.deadline = minTime(c.deadline, time.Now().Add(suspicion))
+	}
+	if wait := retryAfter(c.tries); lagging(c.first) && time.Now().Add(wait).Before(c.deadline) {
+		c.tries++
+		c.notBefore = time.Now().Add(wait)
+		s.Metrics.retried()
+		return judge.Verdict{}, false
+	}
+	if !suspect {
+		return s.judge(c, nil), true
+	}
+	// A finding needs a second answer of each side, on the same connection,
+	// after the last one that was compared (docs/detection.md, confirm).
+	again := s.ask.all(ctx, c.members, c.Question)
+	v := s.judge(c, again)
+	if v.Outcome == judge.Inconclusive && compacted(again) && c.renewed < renewals {
+		c.renewed++
+		c.Revision, c.first, c.claims = 0, nil, nil // a newer revision, of which nobody claimed anything
+		return s.run(ctx, c)
+	}
+	return v, true
+}
+
+// firstRound asks those who have not answered yet.
+func (s *Shadow) firstRound(ctx context.Context, c *check) {
+	c.asked = time.Now()
+	if c.first == nil {
+		c.first = s.ask.all(ctx, c.members, c.Question)
+		return
+	}
+	var late []*member.Member
+	for i, a := range c.first {
+		if a.Kind == judge.FutureRev {
+			late = append(late, c.members[i])
+		}
+	}
+	for _, a := range s.ask.all(ctx, late, c.Question) {
+		i := slices.IndexFunc(c.members, func(m *member.Member) bool { return m.ID == a.Member })
+		c.first[i] = a
+	}
+}
+
+func (s *Shadow) judge(c *check, again []judge.Answer) judge.Verdict {
+	v := judge.PIN(c.Question, c.first, again)
+	if v.Outcome == judge.Divergent {
+		return v
+	}
+	o := judge.Oracle(c.Question, c.claims, c.first, again)
+	if o.Outcome == judge.Divergent || v.Outcome == judge.Consistent {
+		return o
+	}
+	return v
+}
+
+func lagging(answers []judge.Answer) bool {
+	return slices.ContainsFunc(answers, func(a judge.Answer) bool { return a.Kind == judge.FutureRev })
+}
+
+func compacted(answers []judge.Answer) bool {
+	return slices.ContainsFunc(answers, func(a judge.Answer) bool { return a.Kind == judge.Compacted })
+}
+
+func minTime(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// conclude acts on a verdict: it remembers what is verified, and tells the log
+// what differs, and what does not any more.
+func (s *Shadow) conclude(ctx context.Context, c *check, v judge.Verdict) {
+	now := time.Now()
+	s.Metrics.concluded(c.kind, v, now.Sub(c.since))
+	snap := s.Members.Snapshot()
+	if v.Outcome != judge.Consistent {
+		s.verified.remove(c.seen)
+	}
+	switch v.Outcome {
+	case judge.Consistent:
+		kvs := c.first[0].KVs
+		if len(kvs) == 0 && len(c.End) == 0 {
+			kvs = []judge.KV{{Key: c.Key}} // verified to be absent
+		}
+		s.verified.add(kvs, epochs(c.members), now)
+		ids := make([]uint64, len(c.members))
+		for i, m := range c.members {
+			ids[i] = m.ID
+		}
+		for _, kv := range kvs {
+			s.Log.Consistent(snap.Cluster, kv.Key, c.Revision, ids, c.asked)
+		}
+	case judge.Divergent:
+		for _, d := range s.classify(ctx, c, v.Diffs) {
+			s.Log.Confirm(s.evidence(c, d, snap, now))
+		}
+	}
+}
+
+// classify asks once more, each member at its own newest revision, and puts
+// keys that only moved in the place of the difference that was proved: after one
+// skipped apply that is every key that is written (docs/decisions.md).
+func (s *Shadow) classify(ctx context.Context, c *check, diffs []judge.Diff) []judge.Diff {
+	if !slices.ContainsFunc(diffs, func(d judge.Diff) bool { _, known := judge.Shifted(d, nil); return !known && d.Rule == judge.RulePIN }) {
+		return diffs
+	}
+	newest := s.ask.newest(ctx, c.members, c.Question)
+	for i, d := range diffs {
+		diffs[i], _ = judge.Shifted(d, newest)
+	}
+	return diffs
+}
+
+func (s *Shadow) evidence(c *check, d judge.Diff, snap *member.Snapshot, now time.Time) divergence.Evidence {
+	basis, differs := judge.WhoDiffers(d, snap.Voters)
+	e := divergence.Evidence{
+		Cluster: snap.Cluster, Rule: string(d.Rule), Key: d.Key, Revision: c.Revision, Fields: d.Fields.Names(),
+		Basis: divergence.Basis(basis), Differs: c.named(differs), At: now,
+		Trigger: divergence.Trigger{
+			Kind: string(c.kind), Method: c.method, ServedBy: c.servedBy,
+			ServedDiffering: len(c.claims) > 0 && slices.Contains(differs, c.servedBy),
+		},
+	}
+	for _, g := range d.Groups {
+		group := divergence.Group{Members: c.named(g.Members), State: state(g.KV)}
+		if g.Claimed { // the log puts what was said first
+			e.Groups = slices.Insert(e.Groups, 0, group)
+			continue
+		}
+		e.Groups = append(e.Groups, group)
+	}
+	return e
+}
+
+func state(kv *judge.KV) divergence.State {
+	if kv == nil {
+		return divergence.State{}
+	}
+	return divergence.State{
+		Present: true, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version, Lease: kv.Lease, Value: kv.Value,
+	}
+}
+
+// named gives members their names and URLs.
+func (c *check) named(ids []uint64) []divergence.Member {
+	named := make([]divergence.Member, len(ids))
+	for i, id := range ids {
+		named[i] = divergence.Member{ID: id}
+		for _, m := range c.members {
+			if m.ID == id {
+				named[i].Name, named[i].Endpoint = m.Name, m.URL
+			}
+		}
+	}
+	return named
+}
+
+// epochs is a fingerprint of the members and their connections: what was
+// verified under another one has to be verified again.
+func epochs(members []*member.Member) uint64 {
+	h := fnv.New64a()
+	for _, m := range members {
+		_, _ = h.Write(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, m.ID), m.Epoch()))
+	}
+	return h.Sum64()
+}

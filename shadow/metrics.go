@@ -1,0 +1,77 @@
+package shadow
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/etcd-parallax/parallax/shadow/judge"
+	"github.com/etcd-parallax/parallax/shadow/member"
+)
+
+// Metrics of the shadow. GUARANTEE G5: every check ends as consistent, divergent
+// or inconclusive, and every inconclusive or dropped one is counted by reason.
+type Metrics struct {
+	calls    *prometheus.CounterVec
+	drops    *prometheus.CounterVec
+	skips    *prometheus.CounterVec
+	checks   *prometheus.CounterVec
+	retries  prometheus.Counter
+	duration prometheus.Histogram
+	reads    *prometheus.CounterVec
+	bytes    *prometheus.CounterVec
+	poison   prometheus.Gauge
+}
+
+// NewMetrics registers the metrics.
+func NewMetrics(r prometheus.Registerer) *Metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "parallax_shadow_" + name, Help: help}, labels)
+	}
+	m := &Metrics{
+		calls:   counter("calls_total", "Calls that could be sampled, by kind (read, write) and whether they were (outcome: sampled, or why not).", "kind", "outcome"),
+		drops:   counter("dropped_total", "Sampled calls and checks that were dropped, by reason.", "reason"),
+		skips:   counter("skipped_total", "Sampled calls that give no question, by reason.", "reason"),
+		checks:  counter("checks_total", "Checks that ended, by kind (read, write, refused-write, recheck), verdict and, where inconclusive, reason.", "kind", "verdict", "reason"),
+		retries: prometheus.NewCounter(prometheus.CounterOpts{Name: "parallax_shadow_retries_total", Help: "Rounds put off because a member had not applied the revision yet."}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "parallax_shadow_check_duration_seconds", Help: "From the observed call to the verdict, in seconds.",
+			Buckets: []float64{.005, .02, .05, .1, .2, .5, 1, 2, 5, 10, 60},
+		}),
+		reads:  counter("member_reads_total", "RPCs of the shadow by member id and answer (ok, or why not); probes not included.", "member", "answer"),
+		bytes:  counter("member_bytes_total", "Bytes of members' answers to the shadow, by member id.", "member"),
+		poison: prometheus.NewGauge(prometheus.GaugeOpts{Name: "parallax_shadow_poisoned_ranges", Help: "Ranges that are not read any more, because a member was lost while it read them; SIGHUP lets them be read again."}),
+	}
+	r.MustRegister(m.calls, m.drops, m.skips, m.checks, m.retries, m.duration, m.reads, m.bytes, m.poison)
+	return m
+}
+
+func (m *Metrics) sampled(k kind, why dropped) {
+	if why == taken {
+		why = "sampled"
+	}
+	m.calls.WithLabelValues(string(k), string(why)).Inc()
+}
+
+func (m *Metrics) dropped(why dropped, n int) {
+	if n > 0 {
+		m.drops.WithLabelValues(string(why)).Add(float64(n))
+	}
+}
+
+func (m *Metrics) skipped(why skipped) { m.skips.WithLabelValues(string(why)).Inc() }
+
+func (m *Metrics) retried() { m.retries.Inc() }
+
+func (m *Metrics) concluded(k kind, v judge.Verdict, took time.Duration) {
+	m.checks.WithLabelValues(string(k), v.Outcome.String(), string(v.Reason)).Inc()
+	m.duration.Observe(took.Seconds())
+}
+
+func (m *Metrics) asked(id uint64, bytes int, k judge.Kind) {
+	label := member.FormatID(id)
+	m.reads.WithLabelValues(label, string(k.Reason())).Inc()
+	m.bytes.WithLabelValues(label).Add(float64(bytes))
+}
+
+func (m *Metrics) poisoned(ranges int) { m.poison.Set(float64(ranges)) }

@@ -1,0 +1,299 @@
+// Package shadow asks every member what it holds for the keys that clients
+// touch, at one and the same revision, and tells which members differ.
+//
+// The way of an observation is straight: Observe (which never blocks) →
+// questions (what to ask, and at which revision; pure) → ask all members →
+// judge (pure) → ask once more before anything is said → divergence log.
+package shadow
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/etcd-parallax/parallax/shadow/divergence"
+	"github.com/etcd-parallax/parallax/shadow/judge"
+	"github.com/etcd-parallax/parallax/shadow/member"
+)
+
+// Call is a finished call as the tap saw it.
+type Call struct {
+	Method    string
+	Endpoint  string
+	Epoch     uint64 // of the member's connection to us, read before the request was relayed; 0 voids all claims
+	Request   []byte
+	Responses [][]byte
+	Truncated bool
+	Code      int
+	Message   string
+	Final     bool
+}
+
+// Shadow of the clients' traffic. Its fields are set before Run and not changed
+// after; Rates and Pause may be called at any time.
+type Shadow struct {
+	Members *member.Set
+	Log     *divergence.Log
+	Metrics *Metrics
+	Logger  *slog.Logger // nil: silent
+
+	LagBudget    time.Duration // that a member gets to apply a revision; 0 is 2 s
+	QueueSize    int           // calls, and checks, that wait; 0 is 4,096
+	VerifiedKeys int           // remembered; 0 is 65,536
+	VerifiedFor  time.Duration // 0 is 60 s
+	Recheck      time.Duration // of open findings; 0 is 10 s
+
+	once     sync.Once
+	sampler  sampler
+	calls    chan Call
+	held     atomic.Int64 // bytes in calls
+	queue    *queue
+	verified *verified
+	ask      asker
+}
+
+const (
+	// workers do checks. More than a few only wait for their turn: one shadow
+	// request is in flight per member.
+	workers = 4
+	// callBytes bounds what calls hold before they are decoded. GUARANTEE G7.
+	callBytes = 32 << 20
+	// requestBytes and answerBytes are copied of one call at most.
+	requestBytes = 1 << 20
+	answerBytes  = 512 << 10
+	// rechecks is how many open findings are looked at again in one round.
+	rechecks = 10
+)
+
+// refusedLooks are the times after a refused write at which its keys are looked
+// at (etcd #18667: the difference shows with the next writes).
+var refusedLooks = []time.Duration{100 * time.Millisecond, time.Second, 5 * time.Second}
+
+// Init makes the zero Shadow ready to observe, with the rates to begin with.
+func (s *Shadow) Init(r Rates) {
+	s.SetRates(r)
+	s.once.Do(func() {
+		size := orDefault(s.QueueSize, 4096)
+		s.calls = make(chan Call, size)
+		s.queue = newQueue(size, func() int { return int(s.sampler.rates.Load().ReadsPerSecond) })
+		s.sampler.waiting = s.queue.len
+		s.verified = newVerified(orDefault(s.VerifiedKeys, 65536), orDefault(s.VerifiedFor, time.Minute))
+		s.ask = asker{rates: s.sampler.rates.Load, metrics: s.Metrics, logger: s.Logger}
+	})
+}
+
+func orDefault[T int | time.Duration](v, d T) T {
+	if v <= 0 {
+		return d
+	}
+	return v
+}
+
+func (s *Shadow) lagBudget() time.Duration { return orDefault(s.LagBudget, 2*time.Second) }
+
+// SetRates changes rates and budgets from the next call on.
+func (s *Shadow) SetRates(r Rates) { s.sampler.rates.Store(&r) }
+
+// Pause stops all shadow reads, or lets them go on, from the next one on. What
+// waits is dropped.
+func (s *Shadow) Pause(paused bool) { s.sampler.paused.Store(paused) }
+
+// Paused tells whether Pause is in force.
+func (s *Shadow) Paused() bool { return s.sampler.paused.Load() }
+
+// Forgive lets ranges be read again on which a member was lost.
+func (s *Shadow) Forgive() { s.ask.forgive() }
+
+// Request tells how many bytes of a request to copy at most; 0 where nobody
+// wants the call.
+func (s *Shadow) Request(method string) int {
+	if _, known := methodKind(method); !known || s.Paused() {
+		return 0
+	}
+	return requestBytes
+}
+
+// Answer decides, when the request is known, how many bytes of the answer to
+// copy; 0 where the call is not sampled.
+func (s *Shadow) Answer(method string, request []byte) int {
+	k, known := methodKind(method)
+	if !known {
+		return 0
+	}
+	why := s.sampler.sample(method, k, request, time.Now())
+	s.Metrics.sampled(k, why)
+	if why != taken {
+		return 0
+	}
+	return answerBytes
+}
+
+// Observe takes a finished call. GUARANTEE G2: it never blocks; when there is
+// no room, the call is dropped and counted.
+func (s *Shadow) Observe(c Call) {
+	size := int64(c.size())
+	if s.held.Add(size) > callBytes {
+		s.held.Add(-size)
+		s.Metrics.dropped(dropMemory, 1)
+		return
+	}
+	select {
+	case s.calls <- c:
+	default:
+		s.held.Add(-size)
+		s.Metrics.dropped(dropQueue, 1)
+	}
+}
+
+func (c Call) size() int {
+	n := len(c.Request)
+	for _, r := range c.Responses {
+		n += len(r)
+	}
+	return n
+}
+
+// Run until ctx ends.
+func (s *Shadow) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { s.intake(ctx); return nil })
+	g.Go(func() error { s.recheckOpen(ctx); return nil })
+	for range workers {
+		g.Go(func() error { s.work(ctx); return nil })
+	}
+	return g.Wait()
+}
+
+// intake decodes calls into checks.
+func (s *Shadow) intake(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case c := <-s.calls:
+			s.held.Add(-int64(c.size()))
+			s.guard(func() { s.take(c) })
+		}
+	}
+}
+
+// guard keeps a panic of the shadow inside the shadow. GUARANTEE G2.
+func (s *Shadow) guard(f func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.Metrics.dropped(dropPanic, 1)
+			if s.Logger != nil {
+				s.Logger.Error("the shadow panicked over a check; clients are not concerned, please report it", "panic", p)
+			}
+		}
+	}()
+	f()
+}
+
+// take turns a call into checks and queues those that are worth it.
+func (s *Shadow) take(c Call) {
+	targets, why := questions(c, rand.IntN)
+	if why != "" {
+		s.Metrics.skipped(why)
+		return
+	}
+	now := time.Now()
+	print := epochs(s.Members.Snapshot().Members)
+	for i, t := range targets {
+		if s.verified.all(t.seen, print, now) && !s.anyOpen(t) {
+			s.Metrics.dropped(dropVerified, 1)
+			continue
+		}
+		s.verified.add(t.seen, print, now)
+		one := &check{target: t, since: now, epochs: print}
+		if i == 0 {
+			one.bytes = c.size() // the targets of a call share its bytes
+		}
+		switch t.kind {
+		case refusedWrite:
+			for _, after := range refusedLooks {
+				look := *one
+				look.notBefore = now.Add(after)
+				s.enqueue(&look)
+			}
+		case write:
+			one.notBefore = now.Add(settle)
+			s.enqueue(one)
+		default:
+			s.enqueue(one)
+		}
+	}
+}
+
+func (s *Shadow) anyOpen(t target) bool {
+	for _, kv := range t.seen {
+		if s.Log.IsOpen(kv.Key) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Shadow) enqueue(c *check) {
+	displaced, why := s.queue.push(c)
+	for _, d := range displaced {
+		s.verified.remove(d.seen)
+	}
+	s.Metrics.dropped(why, len(displaced))
+}
+
+// work does checks, one at a time. What was sampled before the members are
+// known waits.
+func (s *Shadow) work(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-s.Members.Known():
+	}
+	for {
+		c := s.queue.pop(ctx)
+		if c == nil {
+			return
+		}
+		if r := s.sampler.rates.Load(); s.Paused() || r.ReadsPerSecond <= 0 || r.BytesPerSecond <= 0 {
+			s.verified.remove(c.seen)
+			s.Metrics.dropped(dropPaused, 1)
+			continue
+		}
+		s.guard(func() {
+			v, done := s.run(ctx, c)
+			switch {
+			case ctx.Err() != nil: // answers were cut short by our own stop
+			case done:
+				s.conclude(ctx, c, v)
+			default:
+				s.enqueue(c)
+			}
+		})
+	}
+}
+
+// recheckOpen looks at open findings again, so that a finding is healed when it
+// is, even where no client touches its key.
+func (s *Shadow) recheckOpen(ctx context.Context) {
+	tick := time.NewTicker(orDefault(s.Recheck, 10*time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if snap := s.Members.Snapshot(); snap.Cluster != 0 {
+			s.Log.Members(snap.Cluster, snap.Listed)
+		}
+		for _, f := range s.Log.Open(rechecks) {
+			s.enqueue(&check{since: time.Now(), target: target{Question: judge.Question{Key: f.Key}, kind: recheck}})
+		}
+	}
+}

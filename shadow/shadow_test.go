@@ -1,0 +1,369 @@
+package shadow
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/etcd-parallax/parallax/shadow/divergence"
+	"github.com/etcd-parallax/parallax/shadow/judge"
+	"github.com/etcd-parallax/parallax/shadow/member"
+	"github.com/etcd-parallax/parallax/shadow/member/membertest"
+)
+
+// rig is a shadow over a cluster of three scripted members, all at revision 10.
+type rig struct {
+	*Shadow
+	t       *testing.T
+	cluster *membertest.Cluster
+	records recordBook
+}
+
+type recordBook struct {
+	mu    sync.Mutex
+	lines [][]byte
+}
+
+func (b *recordBook) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lines = append(b.lines, bytes.Clone(p))
+	return len(p), nil
+}
+
+type record struct {
+	Event   string
+	Rule    string
+	Key     string
+	Basis   string
+	Differs []struct{ ID string }
+}
+
+func (b *recordBook) all(t *testing.T) []record {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := make([]record, len(b.lines))
+	for i, l := range b.lines {
+		if err := json.Unmarshal(l, &out[i]); err != nil {
+			t.Fatalf("%s: %v", l, err)
+		}
+	}
+	return out
+}
+
+var generous = Rates{ReadsPerSecond: 1e6, BytesPerSecond: 1e9, Reads: 1, Writes: 1}
+
+func newRig(t *testing.T, configure ...func(*Shadow)) *rig {
+	r := &rig{t: t, cluster: membertest.Start(t, 3, 10)}
+	set := &member.Set{Endpoints: r.cluster.URLs(), Interval: 50 * time.Millisecond}
+	log := divergence.New(divergence.Config{Sink: &r.records})
+	r.Shadow = &Shadow{Members: set, Log: log, Metrics: NewMetrics(prometheus.NewRegistry()), LagBudget: 300 * time.Millisecond, Recheck: time.Hour}
+	for _, f := range configure {
+		f(r.Shadow)
+	}
+	r.Init(generous)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = set.Run(ctx) })
+	wg.Go(func() { _ = log.Run(ctx) })
+	wg.Go(func() { _ = r.Run(ctx) })
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	r.until("three members", func() bool { return len(set.Snapshot().Members) == 3 })
+	return r
+}
+
+func (r *rig) until(what string, cond func() bool) {
+	r.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !cond() {
+		if time.Now().After(deadline) {
+			r.t.Fatalf("not within 20 s: %s; records %+v", what, r.records.all(r.t))
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// verdicts waits until so many checks have ended, and returns how many of them
+// with this verdict and reason.
+func (r *rig) verdicts(n int, k kind, o judge.Outcome, why judge.Reason) float64 {
+	r.t.Helper()
+	r.until(fmt.Sprint(n, " verdicts"), func() bool { return testutil.CollectAndCount(r.Metrics.duration) > 0 && r.ended() >= n })
+	return testutil.ToFloat64(r.Metrics.checks.WithLabelValues(string(k), o.String(), string(why)))
+}
+
+func (r *rig) ended() int {
+	ch := make(chan prometheus.Metric, 1000)
+	r.Metrics.checks.Collect(ch)
+	close(ch)
+	n := 0.0
+	for m := range ch {
+		n += testutil.ToFloat64(single{m})
+	}
+	return int(n)
+}
+
+// single makes a Collector of one metric.
+type single struct{ prometheus.Metric }
+
+func (s single) Describe(ch chan<- *prometheus.Desc) { ch <- s.Desc() }
+func (s single) Collect(ch chan<- prometheus.Metric) { ch <- s.Metric }
+
+// holds makes a member hold one value of any single key that is asked for.
+func (r *rig) holds(i int, kv *mvccpb.KeyValue) {
+	r.cluster.Members[i].Change(func(m *membertest.Member) {
+		m.Range = func(_ context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
+			if kv == nil {
+				return &pb.RangeResponse{}, nil
+			}
+			one := proto.Clone(kv).(*mvccpb.KeyValue)
+			one.Key = req.GetKey()
+			return &pb.RangeResponse{Kvs: []*mvccpb.KeyValue{one}, Count: 1}, nil
+		}
+	})
+}
+
+func (r *rig) allHold(kv *mvccpb.KeyValue) {
+	for i := range r.cluster.Members {
+		r.holds(i, kv)
+	}
+}
+
+func red() *mvccpb.KeyValue {
+	return &mvccpb.KeyValue{Value: []byte("red"), CreateRevision: 3, ModRevision: 7, Version: 2}
+}
+
+// put is a put that member i acknowledged at a revision, in its present epoch.
+func (r *rig) put(i int, key, value string, revision int64) Call {
+	m := r.cluster.Members[i]
+	req, _ := proto.Marshal(&pb.PutRequest{Key: []byte(key), Value: []byte(value)})
+	resp, _ := proto.Marshal(&pb.PutResponse{Header: &pb.ResponseHeader{ClusterId: m.ClusterID, MemberId: m.ID, Revision: revision}})
+	return Call{Method: methodPut, Endpoint: m.URL, Epoch: r.Members.Epoch(m.URL), Request: req, Responses: [][]byte{resp}, Final: true}
+}
+
+// get is an answer that member i served.
+func (r *rig) get(i int, key string, kv *mvccpb.KeyValue) Call {
+	m := r.cluster.Members[i]
+	kv.Key = []byte(key)
+	req, _ := proto.Marshal(&pb.RangeRequest{Key: []byte(key)})
+	resp, _ := proto.Marshal(&pb.RangeResponse{Header: &pb.ResponseHeader{ClusterId: m.ClusterID, MemberId: m.ID, Revision: 10}, Kvs: []*mvccpb.KeyValue{kv}, Count: 1})
+	return Call{Method: methodRange, Endpoint: m.URL, Epoch: r.Members.Epoch(m.URL), Request: req, Responses: [][]byte{resp}, Final: true}
+}
+
+func (r *rig) reads(i int) (n int) {
+	r.cluster.Members[i].Change(func(m *membertest.Member) { n = m.Reads })
+	return n
+}
+
+func TestHealthyMembersAreConsistentAndSilent(t *testing.T) {
+	r := newRig(t)
+	r.allHold(red())
+	r.Observe(r.put(0, "a", "red", 7))
+	if r.verdicts(1, write, judge.Consistent, "") != 1 || len(r.records.all(t)) != 0 {
+		t.Fatalf("records of a healthy cluster: %+v", r.records.all(t))
+	}
+}
+
+func TestADifferingMemberIsNamedOnce(t *testing.T) {
+	r := newRig(t)
+	r.allHold(red())
+	blue := red()
+	blue.Value = []byte("blue")
+	r.holds(2, blue)
+	for range 5 {
+		r.Observe(r.put(0, "a", "red", 7))
+	}
+	r.verdicts(5, write, judge.Divergent, "")
+	r.until("a record", func() bool { return len(r.records.all(t)) > 0 })
+	got := r.records.all(t)
+	if len(got) != 1 || got[0].Key != "a" || got[0].Rule != "PIN" || got[0].Basis != "quorum" || len(got[0].Differs) != 1 || got[0].Differs[0].ID != "3" {
+		t.Fatalf("records %+v", got)
+	}
+}
+
+func TestAnOpenFindingIsHealedByItself(t *testing.T) {
+	r := newRig(t, func(s *Shadow) { s.Recheck = 50 * time.Millisecond })
+	r.allHold(red())
+	r.holds(2, nil)
+	r.Observe(r.put(0, "a", "red", 7))
+	r.until("a record", func() bool { return len(r.records.all(t)) == 1 })
+	r.allHold(red())
+	r.until("healed", func() bool { got := r.records.all(t); return len(got) == 2 && got[1].Event == "healed" })
+}
+
+func TestAMemberThatCatchesUpIsWaitedFor(t *testing.T) {
+	r := newRig(t, func(s *Shadow) { s.LagBudget = 20 * time.Second })
+	r.allHold(red())
+	late := r.cluster.Members[2]
+	late.Change(func(m *membertest.Member) { m.Revision = 6 })
+	r.Observe(r.put(0, "a", "red", 7))
+	r.until("two tries", func() bool { return r.reads(2) >= 2 })
+	late.Change(func(m *membertest.Member) { m.Revision = 7 })
+	if r.verdicts(1, write, judge.Consistent, "") != 1 {
+		t.Fatal("a member that caught up was not compared")
+	}
+	if r.reads(0) != 1 {
+		t.Errorf("%d reads of a member that had answered", r.reads(0))
+	}
+}
+
+func TestAMemberThatStaysBehindIsInconclusive(t *testing.T) {
+	r := newRig(t)
+	r.allHold(red())
+	r.cluster.Members[2].Change(func(m *membertest.Member) { m.Revision = 6 })
+	r.Observe(r.put(0, "a", "red", 7))
+	if r.verdicts(1, write, judge.Inconclusive, judge.FutureRev.Reason()) != 1 {
+		t.Fatal("no verdict about a member that stays behind")
+	}
+	if n := r.reads(2); n > 8 {
+		t.Errorf("%d reads of a member that is behind", n)
+	}
+}
+
+func TestACompactionBeforeTheSecondAnswerIsFollowed(t *testing.T) {
+	r := newRig(t)
+	r.allHold(red())
+	first := true
+	r.cluster.Members[2].Change(func(m *membertest.Member) {
+		m.Range = func(_ context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
+			if req.GetRevision() == 7 && !first {
+				return nil, membertest.Compacted
+			}
+			first = false
+			return &pb.RangeResponse{}, nil // the key is missing
+		}
+	})
+	r.Observe(r.put(0, "a", "red", 7))
+	r.until("a record", func() bool { return len(r.records.all(t)) == 1 })
+}
+
+func TestAClaimOfAnOldEpochIsVoid(t *testing.T) {
+	r := newRig(t)
+	claim := r.put(0, "a", "red", 7)
+	old := claim.Epoch
+	r.cluster.Members[0].Restart(t)
+	r.until("another epoch", func() bool { return r.Members.Epoch(r.cluster.Members[0].URL) > old })
+	r.allHold(nil) // nobody holds what was acknowledged: a restored cluster
+	r.Observe(claim)
+	if r.verdicts(1, write, judge.Consistent, "") != 1 {
+		t.Fatal("a void claim made a difference")
+	}
+	now := r.put(0, "b", "red", 7)
+	r.Observe(now)
+	if r.verdicts(2, write, judge.Divergent, "") != 1 {
+		t.Fatal("the same claim in its own epoch made none")
+	}
+}
+
+func TestARangeThatCostAMemberIsReadNoMore(t *testing.T) {
+	r := newRig(t)
+	r.allHold(red())
+	m := r.cluster.Members[2]
+	m.Change(func(m *membertest.Member) {
+		m.Range = func(ctx context.Context, _ *pb.RangeRequest) (*pb.RangeResponse, error) {
+			go m.Stop()
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+	})
+	r.Observe(r.put(0, "a", "red", 7))
+	r.until("the range to be poisoned", func() bool { return testutil.ToFloat64(r.Metrics.poison) == 1 })
+	n := r.reads(0)
+	r.Observe(r.put(0, "a", "red", 7))
+	r.verdicts(2, write, judge.Inconclusive, judge.Poisoned.Reason())
+	if r.reads(0) != n {
+		t.Error("another member was asked for a range that a member was lost over")
+	}
+	r.holds(2, red())
+	m.Listen(t, m.URL[len("http://"):])
+	r.Forgive()
+	r.until("it to be read again", func() bool {
+		r.Observe(r.put(0, "a", "red", 7))
+		return r.verdicts(3, write, judge.Consistent, "") > 0
+	})
+}
+
+func TestNothingIsSampledTwiceWithinItsLife(t *testing.T) {
+	r := newRig(t)
+	r.allHold(red())
+	for range 1000 {
+		r.Observe(r.get(0, "a", red()))
+	}
+	r.until("all but one to be dropped", func() bool {
+		return testutil.ToFloat64(r.Metrics.drops.WithLabelValues(string(dropVerified))) == 999
+	})
+	if r.verdicts(1, read, judge.Consistent, "") != 1 || r.reads(1) != 1 {
+		t.Errorf("%d reads of one key", r.reads(1))
+	}
+}
+
+func TestARefusedWriteIsLookedAtThreeTimes(t *testing.T) {
+	r := newRig(t)
+	r.allHold(red())
+	req, _ := proto.Marshal(&pb.TxnRequest{Success: []*pb.RequestOp{
+		{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte("k2"), Value: []byte("x")}}},
+		{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte("k1"), Revision: 1e6}}},
+	}})
+	r.cluster.Members[0].Change(func(m *membertest.Member) { m.Revision = 9 }) // it missed the write
+	r.Observe(Call{Method: methodTxn, Endpoint: r.cluster.Members[0].URL, Request: req, Code: 11, Final: true})
+	if r.verdicts(3, refusedWrite, judge.Consistent, "") != 3 {
+		t.Error("not looked at three times at a revision that all can answer")
+	}
+}
+
+func TestObserveNeverBlocks(t *testing.T) {
+	r := &Shadow{Members: &member.Set{}, Log: divergence.New(divergence.Config{Sink: &recordBook{}}), Metrics: NewMetrics(prometheus.NewRegistry()), QueueSize: 10}
+	r.Init(generous) // and nobody runs it
+	for range 1000 {
+		r.Observe(Call{Method: methodRange, Request: make([]byte, 100)})
+	}
+	r.Observe(Call{Method: methodRange, Request: make([]byte, callBytes+1)})
+	if n := testutil.ToFloat64(r.Metrics.drops.WithLabelValues(string(dropQueue))); n != 990 {
+		t.Errorf("%v dropped and counted, of 990", n)
+	}
+	if n := testutil.ToFloat64(r.Metrics.drops.WithLabelValues(string(dropMemory))); n != 1 {
+		t.Errorf("%v dropped for their size, of 1", n)
+	}
+	if held := r.held.Load(); held != 1000 {
+		t.Errorf("%d bytes are held by 10 calls of 100", held)
+	}
+}
+
+func TestAPanicStaysInTheShadow(t *testing.T) {
+	r := newRig(t)
+	r.allHold(red())
+	r.guard(func() { panic("over a check") })
+	if n := testutil.ToFloat64(r.Metrics.drops.WithLabelValues(string(dropPanic))); n != 1 {
+		t.Errorf("%v panics counted", n)
+	}
+	r.Observe(r.put(0, "a", "red", 7))
+	r.verdicts(1, write, judge.Consistent, "")
+}
+
+func TestAPausedShadowReadsNothing(t *testing.T) {
+	r := newRig(t)
+	r.allHold(red())
+	r.Pause(true)
+	if r.Request(methodPut) != 0 {
+		t.Error("a paused shadow wants calls")
+	}
+	r.Observe(r.put(0, "a", "red", 7))
+	r.until("the check to be dropped", func() bool {
+		return testutil.ToFloat64(r.Metrics.drops.WithLabelValues(string(dropPaused))) == 1
+	})
+	if r.reads(0)+r.reads(1)+r.reads(2) != 0 {
+		t.Error("a paused shadow reads")
+	}
+	r.Pause(false)
+	r.Observe(r.put(0, "a", "red", 7))
+	r.verdicts(1, write, judge.Consistent, "")
+}

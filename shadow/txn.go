@@ -1,0 +1,167 @@
+package shadow
+
+import (
+	"bytes"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/etcd-parallax/parallax/shadow/judge"
+)
+
+// txnQuestions asks for what the taken branch of a transaction read or wrote.
+func txnQuestions(c Call, pick func(int) int) ([]target, skipped) {
+	var req pb.TxnRequest
+	var resp pb.TxnResponse
+	if c.Truncated || decode(c, &req, &resp) != nil {
+		return nil, skipUndecodable
+	}
+	branch := req.GetFailure()
+	if resp.GetSucceeded() {
+		branch = req.GetSuccess()
+	}
+	if len(branch) != len(resp.GetResponses()) {
+		return nil, skipUndecodable
+	}
+	s := source{call: c, header: resp.GetHeader(), kind: write}
+	nested, writes := shape(branch)
+	switch {
+	case nested && !writes:
+		return nil, skipUnsupported
+	case nested, tangled(branch):
+		// {txn{put a}; txn{del [a,c)}} is accepted: the put is acked at R and
+		// the key is absent at R on every healthy member. What the members
+		// hold is asked all the same; what the client was told counts nothing.
+		s.noClaims = true
+	case !writes:
+		s.kind = read
+	}
+	var targets []target
+	for i, op := range branch {
+		if len(targets) >= putsPerCall {
+			break
+		}
+		targets = append(targets, s.opTargets(op, resp.GetResponses()[i], writes, pick)...)
+	}
+	return s.pinned(targets)
+}
+
+// opTargets of one operation of a branch.
+func (s source) opTargets(op *pb.RequestOp, resp *pb.ResponseOp, writes bool, pick func(int) int) []target {
+	switch {
+	case op.GetRequestPut() != nil:
+		return s.putTargets(op.GetRequestPut(), resp.GetResponsePut(), s.header.GetRevision())
+	case op.GetRequestDeleteRange() != nil:
+		return s.deleteTargets(op.GetRequestDeleteRange(), resp.GetResponseDeleteRange(), s.header.GetRevision())
+	case op.GetRequestRange() != nil && !writes:
+		// In a write txn a range reads an intermediate state, and is skipped.
+		targets, _ := s.rangeTarget(op.GetRequestRange(), resp.GetResponseRange(), false, pick)
+		return targets
+	}
+	return nil
+}
+
+// shape tells whether a branch holds nested transactions, and whether anything
+// in it, at any depth and in either branch of those, writes.
+func shape(branch []*pb.RequestOp) (nested, writes bool) {
+	for _, op := range branch {
+		switch {
+		case op.GetRequestTxn() != nil:
+			nested = true
+			_, a := shape(op.GetRequestTxn().GetSuccess())
+			_, b := shape(op.GetRequestTxn().GetFailure())
+			writes = writes || a || b
+		case op.GetRequestPut() != nil, op.GetRequestDeleteRange() != nil:
+			writes = true
+		}
+	}
+	return nested, writes
+}
+
+// tangled tells whether two operations of a branch write to one key: then
+// neither an acknowledgement nor a prev_kv tells the state at a revision.
+func tangled(branch []*pb.RequestOp) bool {
+	for i, op := range branch {
+		key, end, ok := written(op)
+		for _, other := range branch[:i] {
+			if k, e, w := written(other); ok && w && intersect(k, e, key, end) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func written(op *pb.RequestOp) (key, end []byte, ok bool) {
+	if put := op.GetRequestPut(); put != nil {
+		return put.GetKey(), nil, true
+	}
+	if del := op.GetRequestDeleteRange(); del != nil {
+		return del.GetKey(), del.GetRangeEnd(), true
+	}
+	return nil, nil, false
+}
+
+// intersect tells whether two ranges of keys meet. An empty end is the one key,
+// an end of "\0" is everything from the key on.
+func intersect(a, aEnd, b, bEnd []byte) bool {
+	return before(a, b, bEnd) && before(b, a, aEnd)
+}
+
+// before tells whether key lies before the end of [from, end).
+func before(key, from, end []byte) bool {
+	switch {
+	case len(end) == 0:
+		return bytes.Compare(key, from) <= 0
+	case bytes.Equal(end, []byte{0}):
+		return true
+	}
+	return bytes.Compare(key, end) < 0
+}
+
+// refusedByMember tells whether a status was given by etcd's own refusal of the
+// request, and not by the network, a deadline or missing permission.
+func refusedByMember(code int) bool {
+	switch codes.Code(code) {
+	case codes.OutOfRange, codes.InvalidArgument, codes.FailedPrecondition, codes.NotFound, codes.Unknown, codes.Internal, codes.Aborted:
+		return true
+	}
+	return false
+}
+
+// refusedTxn looks at the keys that a refused write transaction would have put:
+// the member that refused it may be the only one that did not apply it (etcd
+// #18667). Nothing is claimed, and there is no revision to pin to.
+func refusedTxn(c Call) ([]target, skipped) {
+	var req pb.TxnRequest
+	if proto.Unmarshal(c.Request, &req) != nil {
+		return nil, skipUndecodable
+	}
+	var targets []target
+	for _, key := range putKeys(nil, &req) {
+		targets = append(targets, target{Question: judge.Question{Key: key}, kind: refusedWrite, method: c.Method})
+	}
+	if len(targets) == 0 {
+		return nil, skipRefused
+	}
+	return targets, ""
+}
+
+// putKeys of a transaction, in all its branches, at most putsPerCall of them.
+func putKeys(keys [][]byte, txn *pb.TxnRequest) [][]byte {
+	for _, branch := range [][]*pb.RequestOp{txn.GetSuccess(), txn.GetFailure()} {
+		for _, op := range branch {
+			if len(keys) >= putsPerCall {
+				return keys
+			}
+			if put := op.GetRequestPut(); put != nil {
+				keys = append(keys, put.GetKey())
+			}
+			if nested := op.GetRequestTxn(); nested != nil {
+				keys = putKeys(keys, nested)
+			}
+		}
+	}
+	return keys
+}
