@@ -125,7 +125,7 @@ func (w *writer) flushUntil(deadline time.Time) {
 		if left <= 0 {
 			return
 		}
-		time.Sleep(min(left, w.log.limits.RetryInterval))
+		<-time.After(min(left, w.log.limits.RetryInterval))
 	}
 }
 

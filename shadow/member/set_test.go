@@ -3,11 +3,15 @@ package member_test
 import (
 	"context"
 	"log/slog"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -195,4 +199,80 @@ func TestAMemberThatIsAwayStaysAMember(t *testing.T) {
 	if r := s.Snapshot().Member(3).Range(t.Context(), []byte("a"), nil, 7); r.Err == nil {
 		t.Error("a member that is away answered")
 	}
+}
+
+// GUARANTEE G4: nothing that could change a cluster is ever sent.
+func TestOnlyReadsAreSent(t *testing.T) {
+	c := membertest.Start(t, 3, 7)
+	s := &member.Set{Endpoints: c.URLs()[:1], Discover: true}
+	follow(t, s)
+	until(t, "three members", func() bool { return len(s.Snapshot().Members) == 3 })
+	for _, m := range s.Snapshot().Members {
+		if r := m.Range(t.Context(), []byte("a"), []byte("b"), 7); r.Err != nil {
+			t.Fatal(r.Err) // the scripted member refuses any other form than a serializable, pinned one
+		}
+		if _, err := m.Revision(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	allowed := []string{"/etcdserverpb.KV/Range", "/etcdserverpb.Maintenance/Status", "/etcdserverpb.Cluster/MemberList"}
+	for _, m := range c.Members {
+		m.Change(func(m *membertest.Member) {
+			for method := range m.Methods {
+				if !slices.Contains(allowed, method) {
+					t.Errorf("%s was called", method)
+				}
+			}
+			if len(m.Methods) == 0 {
+				t.Error("nothing was called")
+			}
+		})
+	}
+}
+
+// GUARANTEE G6: one shadow request in flight per member.
+func TestOneReadIsInFlightPerMember(t *testing.T) {
+	c := membertest.Start(t, 2, 7)
+	s := &member.Set{Endpoints: c.URLs()}
+	follow(t, s)
+	until(t, "both members", func() bool { return len(s.Snapshot().Members) == 2 })
+	var flying, most atomic.Int64
+	c.Members[0].Change(func(m *membertest.Member) {
+		m.Range = func(context.Context, *pb.RangeRequest) (*pb.RangeResponse, error) {
+			n := flying.Add(1)
+			for {
+				if old := most.Load(); n <= old || most.CompareAndSwap(old, n) {
+					break
+				}
+			}
+			runtime.Gosched()
+			flying.Add(-1)
+			return &pb.RangeResponse{}, nil
+		}
+	})
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() { s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7) })
+	}
+	wg.Wait()
+	if most.Load() != 1 {
+		t.Errorf("%d reads were in flight at once", most.Load())
+	}
+	// Who waits for a turn that does not come gives up with its context.
+	c.Members[0].Change(func(m *membertest.Member) {
+		m.Range = func(ctx context.Context, _ *pb.RangeRequest) (*pb.RangeResponse, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	for range 2 {
+		wg.Go(func() {
+			if r := s.Snapshot().Members[0].Range(ctx, []byte("a"), nil, 7); status.Code(r.Err) != codes.DeadlineExceeded {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -31,8 +31,9 @@ type Member struct {
 	Leader        uint64
 	StatusErr     error
 	// Range answers a read; nil is an empty store at any revision.
-	Range func(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error)
-	Reads int // so far
+	Range   func(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error)
+	Reads   int             // so far
+	Methods map[string]bool // that were called so far
 
 	URL     string
 	cluster *Cluster
@@ -76,11 +77,21 @@ func (m *Member) Listen(t testing.TB, addr string) {
 	m.Lock()
 	defer m.Unlock()
 	m.URL = "http://" + l.Addr().String()
-	m.server = grpc.NewServer()
+	m.server = grpc.NewServer(grpc.UnaryInterceptor(m.note))
 	pb.RegisterKVServer(m.server, kvServer{Member: m})
 	pb.RegisterMaintenanceServer(m.server, m)
 	pb.RegisterClusterServer(m.server, m)
 	go func(s *grpc.Server) { _ = s.Serve(l) }(m.server)
+}
+
+func (m *Member) note(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	m.Change(func(m *Member) {
+		if m.Methods == nil {
+			m.Methods = map[string]bool{}
+		}
+		m.Methods[info.FullMethod] = true
+	})
+	return next(ctx, req)
 }
 
 // Stop ends the member with all its connections, as a kill does.
