@@ -1,0 +1,202 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// kind is a type of value: how it is read from text and written again. parse and text are inverse to each other.
+type kind[T any] struct {
+	name   string
+	list   bool
+	tags   []string // YAML types of a scalar that may stand for it
+	parse  func(texts []string) (T, []fault)
+	text   func(T) string
+	encode func(T) any
+}
+
+// fault is what is wrong with one of the texts of a value.
+type fault struct {
+	item int // index into the texts
+	err  error
+}
+
+// scalar makes a kind out of a parser of one text.
+func scalar[T any](name string, tags []string, parse func(string) (T, error), text func(T) string, encode func(T) any) kind[T] {
+	one := func(texts []string) (T, []fault) {
+		v, err := parse(texts[len(texts)-1]) // a flag that is given twice: the last one counts, as everywhere
+		if err != nil {
+			return v, []fault{{len(texts) - 1, err}}
+		}
+		return v, nil
+	}
+	return kind[T]{name: name, tags: tags, parse: one, text: text, encode: encode}
+}
+
+func itself[T any](v T) any { return v }
+
+func text(name string) kind[string] {
+	parse := func(s string) (string, error) {
+		if !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) {
+			return "", fmt.Errorf("%s holds control characters or is not UTF-8: use plain text", shown(s))
+		}
+		return s, nil
+	}
+	return scalar(name, []string{"!!str"}, parse, func(s string) string { return s }, itself)
+}
+
+// fileOrStdout is a file name, where "-" is the usual other word for stdout.
+func fileOrStdout() kind[string] {
+	k := text("file")
+	parse := k.parse
+	k.parse = func(texts []string) (string, []fault) {
+		s, faults := parse(texts)
+		if s == "-" {
+			s = ""
+		}
+		return s, faults
+	}
+	return k
+}
+
+func oneOf(words ...string) kind[string] {
+	parse := func(s string) (string, error) {
+		if !slices.Contains(words, s) {
+			return "", fmt.Errorf("%s is unknown: use one of %s", shown(s), strings.Join(words, ", "))
+		}
+		return s, nil
+	}
+	return scalar("word", []string{"!!str"}, parse, func(s string) string { return s }, itself)
+}
+
+func level() kind[slog.Level] {
+	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+	parse := func(s string) (slog.Level, error) {
+		l, ok := levels[s]
+		if !ok {
+			return 0, fmt.Errorf("%s is unknown: use one of debug, info, warn, error", shown(s))
+		}
+		return l, nil
+	}
+	write := func(l slog.Level) string { return strings.ToLower(l.String()) }
+	return scalar("word", []string{"!!str"}, parse, write, func(l slog.Level) any { return write(l) })
+}
+
+func boolean() kind[bool] {
+	parse := func(s string) (bool, error) {
+		b, err := strconv.ParseBool(s)
+		if err != nil {
+			return false, fmt.Errorf("%s is neither true nor false: use one of them", shown(s))
+		}
+		return b, nil
+	}
+	return scalar("bool", []string{"!!bool"}, parse, strconv.FormatBool, itself)
+}
+
+func duration(least, most time.Duration) kind[time.Duration] {
+	from := "0"
+	if least > 0 {
+		from = "more than 0"
+	}
+	parse := func(s string) (time.Duration, error) {
+		d, err := time.ParseDuration(s)
+		if err != nil {
+			return 0, fmt.Errorf("%s is not a duration: write a number with its unit, as 500ms, 2s or 1m30s", shown(s))
+		}
+		if d < least || d > most {
+			return 0, fmt.Errorf("%s is out of range: use %s to %s", shown(s), from, briefly(most))
+		}
+		return d, nil
+	}
+	return scalar("duration", []string{"!!str", "!!int"}, parse, briefly, func(d time.Duration) any { return briefly(d) })
+}
+
+// briefly writes a duration as people do: 1m, not 1m0s.
+func briefly(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// number is a number of 0 to most.
+func number(most float64) kind[float64] {
+	write := func(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }
+	parse := func(s string) (float64, error) {
+		f, err := strconv.ParseFloat(s, 64)
+		if err != nil || !finite(f) {
+			return 0, fmt.Errorf("%s is not a number: write it as 50 or 0.1", shown(s))
+		}
+		if f < 0 || f > most {
+			return 0, fmt.Errorf("%s is out of range: use 0 to %s", shown(s), strconv.FormatFloat(most, 'f', -1, 64))
+		}
+		return f + 0, nil // -0 becomes 0
+	}
+	return scalar("number", []string{"!!int", "!!float"}, parse, write, itself)
+}
+
+func count(least, most int) kind[int] {
+	parse := func(s string) (int, error) {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%s is not a whole number: write it as 4096", shown(s))
+		}
+		if n < int64(least) || n > int64(most) {
+			return 0, fmt.Errorf("%s is out of range: use %d to %d", shown(s), least, most)
+		}
+		return int(n), nil
+	}
+	return scalar("count", []string{"!!int"}, parse, strconv.Itoa, itself)
+}
+
+var byteUnits = []struct {
+	name   string
+	factor int64
+}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1}}
+
+// size is a number of bytes, with or without one of the units KiB, MiB and GiB.
+func size(least, most int64) kind[int64] {
+	parse := func(s string) (int64, error) {
+		digits, factor := s, int64(1)
+		for _, unit := range byteUnits {
+			if d, ok := strings.CutSuffix(s, unit.name); ok {
+				digits, factor = strings.TrimSpace(d), unit.factor
+				break
+			}
+		}
+		n, err := strconv.ParseInt(digits, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%s is not a size: write a whole number of bytes, or of KiB, MiB or GiB, as 4194304 or 4MiB", shown(s))
+		}
+		if n < least/factor || n > most/factor { // divided, because n*factor may not fit
+			return 0, fmt.Errorf("%s is out of range: use %d to %s", shown(s), least, sizeText(most))
+		}
+		return n * factor, nil
+	}
+	encode := func(n int64) any {
+		if s := sizeText(n); strings.HasSuffix(s, "B") {
+			return s
+		}
+		return n
+	}
+	return scalar("bytes", []string{"!!str", "!!int"}, parse, sizeText, encode)
+}
+
+func sizeText(n int64) string {
+	for _, unit := range byteUnits {
+		if unit.factor > 1 && n != 0 && n%unit.factor == 0 {
+			return strconv.FormatInt(n/unit.factor, 10) + unit.name
+		}
+	}
+	return strconv.FormatInt(n, 10)
+}
