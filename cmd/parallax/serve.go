@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/etcd-parallax/parallax/config"
+	"github.com/etcd-parallax/parallax/proxy"
+	"github.com/etcd-parallax/parallax/shadow"
+	"github.com/etcd-parallax/parallax/shadow/divergence"
+	"github.com/etcd-parallax/parallax/shadow/member"
+)
+
+// server is what `parallax serve` runs: the two wings, and what joins them.
+type server struct {
+	cfg   *config.Config
+	level *slog.LevelVar
+	log   *slog.Logger
+
+	members   *member.Set
+	proxy     *proxy.Proxy     // nil: an observer without clients
+	listeners []net.Listener   // of clients
+	shadow    *shadow.Shadow   // nil with --shadow=false
+	records   *divergence.Log  // nil with --shadow=false
+	file      *divergence.File // nil where the records go to stdout
+	admin     *admin
+}
+
+// serve runs until ctx ends, and then stops in order.
+func serve(ctx context.Context, cfg *config.Config, load func() (*config.Config, error), p process) error {
+	s, err := newServer(ctx, cfg, p)
+	if err != nil {
+		return err
+	}
+	return s.run(ctx, load, p.hangup)
+}
+
+// newServer joins everything. GUARANTEE G2: only what keeps clients from being
+// served stops the start; members, divergence log and admin port are tried again
+// while clients are served.
+func newServer(ctx context.Context, cfg *config.Config, p process) (*server, error) {
+	s := &server{cfg: cfg, level: new(slog.LevelVar)}
+	s.level.Set(cfg.LogLevel)
+	s.log = newLogger(p.stderr, s.level, cfg.LogFormat)
+
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(buildInfo())
+
+	endpoints := texts(cfg.Endpoints)
+	s.members = &member.Set{
+		Endpoints: endpoints, Discover: cfg.DiscoverMembers && cfg.Shadow, DialTimeout: cfg.DialTimeout,
+		Logger: s.log, Metrics: member.NewMetrics(registry),
+	}
+	if cfg.Shadow {
+		s.newShadow(p, registry)
+	}
+	if err := s.newProxy(ctx, endpoints, registry); err != nil {
+		return nil, err
+	}
+	s.admin = &admin{
+		addresses: addresses(cfg.ListenAdminURLs), metrics: registry, pprof: cfg.EnablePprof, log: s.log,
+		// Divergence is no reason not to be ready: taking Parallax out of service would not mend it.
+		checks: []check{{name: "member-reachable", ready: s.memberReachable}},
+	}
+	return s, nil
+}
+
+func (s *server) newShadow(p process, registry prometheus.Registerer) {
+	log := divergence.Config{Sink: p.stdout, Metrics: registry, Report: s.reportLog}
+	if s.cfg.DivergenceLog != "" {
+		s.file = divergence.NewFile(s.cfg.DivergenceLog)
+		log.Sink = s.file
+	}
+	s.records = divergence.New(log)
+	s.shadow = &shadow.Shadow{
+		Members: s.members, Log: s.records, Metrics: shadow.NewMetrics(registry), Logger: s.log,
+		LagBudget: s.cfg.LagBudget, QueueSize: s.cfg.ShadowQueue, VerifiedKeys: s.cfg.VerifiedKeys, VerifiedFor: s.cfg.VerifiedFor,
+	}
+	s.shadow.Init(rates(s.cfg))
+}
+
+func (s *server) newProxy(ctx context.Context, endpoints []string, registry prometheus.Registerer) error {
+	for _, u := range s.cfg.ListenClientURLs {
+		l, err := proxy.Listen(ctx, u.String())
+		if err != nil {
+			s.closeListeners()
+			return fmt.Errorf("listen for clients: %w: free the address, or change --listen-client-urls", err)
+		}
+		s.listeners = append(s.listeners, l)
+	}
+	if len(s.listeners) == 0 {
+		return nil
+	}
+	s.proxy = &proxy.Proxy{
+		Endpoints: endpoints, DialTimeout: s.cfg.DialTimeout, Health: s.health, Epoch: s.members.Epoch,
+		Logger: s.log, Metrics: proxy.NewMetrics(registry),
+	}
+	if s.shadow != nil {
+		s.proxy.Observer = ear{s.shadow}
+	}
+	return nil
+}
+
+func (s *server) closeListeners() {
+	for _, l := range s.listeners {
+		_ = l.Close()
+	}
+}
+
+// run serves until ctx ends. Clients go first at the start, and last at the end.
+func (s *server) run(ctx context.Context, load func() (*config.Config, error), hangup <-chan struct{}) error {
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var clients, rest sync.WaitGroup
+	for _, l := range s.listeners {
+		s.log.Info("serving clients", "address", l.Addr().String(), "endpoints", texts(s.cfg.Endpoints))
+		clients.Go(func() {
+			if err := s.proxy.Serve(l); !errors.Is(err, proxy.ErrClosed) {
+				s.log.Error("client listener failed; clients cannot connect there any more, restart Parallax", "address", l.Addr().String(), "error", err)
+			}
+		})
+	}
+	if s.proxy == nil {
+		s.log.Info("observing without clients: --listen-client-urls is empty", "endpoints", texts(s.cfg.Endpoints))
+	}
+	rest.Go(func() { _ = s.members.Run(background) }) // ends only with its context
+	rest.Go(func() { s.admin.Run(background) })
+	rest.Go(func() { s.control(background, load, hangup) })
+	if s.shadow != nil {
+		rest.Go(func() { _ = s.shadow.Run(background) }) // ends only with its context
+	}
+	var logged error
+	var records sync.WaitGroup
+	if s.records != nil {
+		records.Go(func() { logged = s.records.Run(context.WithoutCancel(ctx)) })
+	}
+
+	<-ctx.Done()
+	s.log.Info("stopping", "reason", context.Cause(ctx), "timeout", s.cfg.ShutdownTimeout)
+	s.drain(ctx)
+	clients.Wait()
+	stop()
+	rest.Wait()
+	if s.records != nil { // after the shadow, so that its last word is written
+		s.records.Close()
+		records.Wait()
+	}
+	if s.file != nil {
+		logged = errors.Join(logged, s.file.Close())
+	}
+	if logged != nil {
+		s.log.Error("records were lost at the end", "error", logged)
+	}
+	s.log.Info("stopped")
+	return nil
+}
+
+// drain ends the clients' connections, each as soon as no unary call waits for
+// its answer.
+func (s *server) drain(ctx context.Context) {
+	if s.proxy == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.ShutdownTimeout)
+	defer cancel()
+	if err := s.proxy.Shutdown(ctx); err != nil {
+		s.log.Warn("connections were ended with calls unanswered: --shutdown-timeout was over", "error", err)
+	}
+}
