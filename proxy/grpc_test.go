@@ -73,7 +73,7 @@ func grpcMember(t testing.TB, s *service) (endpoint string) {
 	go func() { served <- srv.Serve(l) }()
 	t.Cleanup(func() {
 		srv.Stop()
-		<-served
+		_ = <-served
 	})
 	return "http://" + l.Addr().String()
 }

@@ -34,7 +34,7 @@ func (r *rotation) next(endpoints []string, health func(string) Health) []string
 		}
 	}
 	// The rotation is over the fit ones, not over all with the unfit ones skipped: the latter would give
-	// the neighbour of an unfit endpoint twice its share.
+	// the neighbor of an unfit endpoint twice its share.
 	return append(rotate(fit, turn), rotate(unfit, turn)...)
 }
 

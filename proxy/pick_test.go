@@ -19,7 +19,7 @@ func TestEndpointsTakeTurns(t *testing.T) {
 			[][]string{{"a", "b", "c"}, {"b", "c", "a"}, {"c", "a", "b"}, {"a", "b", "c"}}},
 		{"what is unknown changes nothing", map[string]Health{"a": Serving, "b": Unknown, "c": Serving},
 			[][]string{{"a", "b", "c"}, {"b", "c", "a"}, {"c", "a", "b"}}},
-		{"an unfit one comes last, and its neighbour gets no double share", map[string]Health{"b": Unfit},
+		{"an unfit one comes last, and its neighbor gets no double share", map[string]Health{"b": Unfit},
 			[][]string{{"a", "c", "b"}, {"c", "a", "b"}, {"a", "c", "b"}, {"c", "a", "b"}}},
 		{"all unfit is as good as nothing known", map[string]Health{"a": Unfit, "b": Unfit, "c": Unfit},
 			[][]string{{"a", "b", "c"}, {"b", "c", "a"}, {"c", "a", "b"}}},

@@ -108,7 +108,7 @@ func dialTCP(t testing.TB, address string) *net.TCPConn {
 func hears(t testing.TB, address string, n int) string {
 	t.Helper()
 	c := dialTCP(t, address)
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	b := make([]byte, n)
 	if _, err := io.ReadFull(c, b); err != nil {
 		t.Fatalf("reading the member's greeting: %v", err)

@@ -20,7 +20,7 @@ type shutdownStory struct {
 	over   chan error // the end of Shutdown
 }
 
-func tellShutdown(t *testing.T, ctx context.Context) *shutdownStory {
+func tellShutdown(ctx context.Context, t *testing.T) *shutdownStory {
 	t.Helper()
 	s := &shutdownStory{
 		member: &service{asked: make(chan struct{}), proceed: make(chan struct{})},
@@ -53,7 +53,7 @@ func tellShutdown(t *testing.T, ctx context.Context) *shutdownStory {
 func TestShutdownWaitsForCalls(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	s := tellShutdown(t, ctx)
+	s := tellShutdown(ctx, t)
 	// The connection is still whole: the stream is answered.
 	if err := s.stream.Send(&pb.StreamingOutputCallRequest{}); err != nil {
 		t.Fatal(err)
@@ -82,7 +82,7 @@ func TestShutdownWaitsForCalls(t *testing.T) {
 func TestShutdownIsBounded(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	s := tellShutdown(t, ctx)
+	s := tellShutdown(ctx, t)
 	if err := <-s.over; !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Shutdown: %v", err)
 	}
@@ -93,7 +93,7 @@ func TestShutdownIsBounded(t *testing.T) {
 
 // A second signal: Close ends a Shutdown that is waiting.
 func TestCloseEndsAShutdown(t *testing.T) {
-	s := tellShutdown(t, t.Context())
+	s := tellShutdown(t.Context(), t)
 	s.proxy.Close()
 	if err := <-s.over; err != nil {
 		t.Errorf("Shutdown: %v", err)

@@ -20,8 +20,8 @@ const (
 	askTimeout  = time.Second            // of one shadow read
 	payPatience = 30 * time.Second       // for the budget; a longer wait is not begun
 	slowRead    = 500 * time.Millisecond // after which a member is left alone for a while
-	restMin     = time.Second
-	restMax     = 30 * time.Second
+	restFirst   = time.Second
+	restLongest = 30 * time.Second
 	// poisonedRanges bounds what is remembered; beyond it, everything is.
 	poisonedRanges = 1000
 )
@@ -106,7 +106,7 @@ func (acc *account) took(d time.Duration, now time.Time) {
 		acc.restFor = 0
 		return
 	}
-	acc.restFor = min(max(2*acc.restFor, restMin), restMax)
+	acc.restFor = min(max(2*acc.restFor, restFirst), restLongest)
 	acc.rest = now.Add(acc.restFor)
 }
 

@@ -104,10 +104,10 @@ func TestKindOfAnswer(t *testing.T) {
 	}{
 		{member.Reply{}, judge.OK},
 		{member.Reply{Changed: true}, judge.EpochChanged},
-		{member.Reply{Changed: true, Err: membertest.FutureRev}, judge.EpochChanged},
+		{member.Reply{Changed: true, Err: membertest.ErrFutureRev}, judge.EpochChanged},
 		{member.Reply{Foreign: true}, judge.Foreign},
-		{member.Reply{Err: membertest.FutureRev}, judge.FutureRev},
-		{member.Reply{Err: membertest.Compacted}, judge.Compacted},
+		{member.Reply{Err: membertest.ErrFutureRev}, judge.FutureRev},
+		{member.Reply{Err: membertest.ErrCompacted}, judge.Compacted},
 		{member.Reply{Err: status.Error(codes.OutOfRange, "something else")}, judge.Refused},
 		{member.Reply{Err: status.Error(codes.PermissionDenied, "etcdserver: permission denied")}, judge.Denied},
 		{member.Reply{Err: status.Error(codes.Unauthenticated, "etcdserver: invalid auth token")}, judge.Denied},

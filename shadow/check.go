@@ -20,7 +20,6 @@ type check struct {
 	bytes     int       // held by the call it came from
 	since     time.Time // its call was observed
 	notBefore time.Time
-	epochs    uint64 // of the members when it was sampled, for the verified keys
 
 	members  []*member.Member // asked; set by the first round
 	first    []judge.Answer
@@ -138,16 +137,15 @@ func (s *Shadow) conclude(ctx context.Context, c *check, v judge.Verdict) {
 	now := time.Now()
 	s.Metrics.concluded(c.kind, v, now.Sub(c.since))
 	snap := s.Members.Snapshot()
-	if v.Outcome != judge.Consistent {
-		s.verified.remove(c.seen)
-	}
 	switch v.Outcome {
+	case judge.Inconclusive:
+		s.verified.remove(c.seen)
 	case judge.Consistent:
 		kvs := c.first[0].KVs
 		if len(kvs) == 0 && len(c.End) == 0 {
 			kvs = []judge.KV{{Key: c.Key}} // verified to be absent
 		}
-		s.verified.add(kvs, epochs(c.members), now)
+		s.verified.add(kvs, epochs(c.first), now)
 		ids := make([]uint64, len(c.members))
 		for i, m := range c.members {
 			ids[i] = m.ID
@@ -220,12 +218,21 @@ func (c *check) named(ids []uint64) []divergence.Member {
 	return named
 }
 
-// epochs is a fingerprint of the members and their connections: what was
-// verified under another one has to be verified again.
-func epochs(members []*member.Member) uint64 {
+// epochs is a fingerprint of the connections that answered: what was verified
+// under others has to be verified again.
+func epochs(answers []judge.Answer) uint64 {
 	h := fnv.New64a()
-	for _, m := range members {
-		_, _ = h.Write(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, m.ID), m.Epoch()))
+	for _, a := range answers {
+		_, _ = h.Write(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, a.Member), a.Epoch))
 	}
 	return h.Sum64()
+}
+
+// connections are the members' as they are now.
+func connections(members []*member.Member) []judge.Answer {
+	now := make([]judge.Answer, len(members))
+	for i, m := range members {
+		now[i] = judge.Answer{Member: m.ID, Epoch: m.Epoch()}
+	}
+	return now
 }

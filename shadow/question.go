@@ -22,7 +22,7 @@ const (
 	methodTxn         = "/etcdserverpb.KV/Txn"
 )
 
-// Bounds of one question. Of a list, a slice of neighbouring keys is asked,
+// Bounds of one question. Of a list, a slice of neighboring keys is asked,
 // never the open end: the index is walked to range_end whatever the limit.
 const (
 	sliceKeys  = 100
@@ -154,7 +154,7 @@ func (s source) rangeTarget(req *pb.RangeRequest, resp *pb.RangeResponse, trunca
 	return s.sliceTarget(req, resp, revision, fields, pick)
 }
 
-// sliceTarget asks for at most sliceKeys neighbours of a list that the client
+// sliceTarget asks for at most sliceKeys neighbors of a list that the client
 // was served.
 func (s source) sliceTarget(req *pb.RangeRequest, resp *pb.RangeResponse, revision int64, fields judge.Fields, pick func(int) int) ([]target, skipped) {
 	all := kvs(resp.GetKvs())
@@ -162,7 +162,7 @@ func (s source) sliceTarget(req *pb.RangeRequest, resp *pb.RangeResponse, revisi
 		return nil, skipNothing // counts and empty lists: to ask for them is to walk an unknown stretch of the index
 	}
 	if filtered(req) || req.GetSortTarget() != pb.RangeRequest_KEY || req.GetSortOrder() == pb.RangeRequest_DESCEND {
-		// What stands side by side in the answer need not be neighbours in the
+		// What stands side by side in the answer need not be neighbors in the
 		// key space: what is known of one key stands alone.
 		one := all[pick(len(all))]
 		t := s.target(judge.Question{Key: one.Key, Revision: revision}, s.claim(fields&^judge.Present, one))
@@ -181,7 +181,7 @@ func (s source) sliceTarget(req *pb.RangeRequest, resp *pb.RangeResponse, revisi
 	}
 	last := slice[len(slice)-1].Key
 	q := judge.Question{Key: slice[0].Key, End: append(slices.Clone(last), 0), Revision: revision}
-	t := s.target(q, s.claim(fields, slice...)) // between two served neighbours, absence counts
+	t := s.target(q, s.claim(fields, slice...)) // between two served neighbors, absence counts
 	t.seen = slice
 	return []target{t}, ""
 }

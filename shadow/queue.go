@@ -4,11 +4,12 @@ import (
 	"context"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// queue holds the checks that wait. Checks whose time has come (a retry, a
-// second look) go first, then writes, then reads.
+// queue holds the checks that wait. Checks that were begun go first, then what
+// writes gave rise to, then reads.
 //
 // Of one kind it hands out a random one among the newest: under overload a check
 // is of something that happened a moment ago, each of the newest has the same
@@ -19,6 +20,7 @@ type queue struct {
 	bytes  int           // held by all
 	window func() int    // how many of the newest are chosen from
 	wake   chan struct{} // one waiter is to look again
+	count  atomic.Int64  // of all that wait, for those who must not wait for mu
 
 	due, writes, reads []*check
 	later              []*check // not before their time; unordered, it is short
@@ -27,15 +29,11 @@ type queue struct {
 // queueBytes bounds what waiting checks hold. GUARANTEE G7: memory is bounded.
 const queueBytes = 32 << 20
 
-func newQueue(max int, window func() int) *queue {
-	return &queue{max: max, window: window, wake: make(chan struct{}, 1)}
+func newQueue(most int, window func() int) *queue {
+	return &queue{max: most, window: window, wake: make(chan struct{}, 1)}
 }
 
-func (q *queue) len() int {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.size()
-}
+func (q *queue) len() int { return int(q.count.Load()) }
 
 func (q *queue) size() int { return len(q.due) + len(q.writes) + len(q.reads) + len(q.later) }
 
@@ -56,15 +54,21 @@ func (q *queue) push(c *check) (out []*check, why dropped) {
 		out = append(out, old)
 	}
 	q.bytes += c.bytes
-	q.put(c)
+	q.count.Add(1)
+	if c.notBefore.IsZero() {
+		q.put(c)
+	} else {
+		q.later = append(q.later, c)
+	}
 	q.signal()
 	return out, why
 }
 
+// put a check into the list of its kind, when its time has come.
 func (q *queue) put(c *check) {
 	switch {
-	case !c.notBefore.IsZero():
-		q.later = append(q.later, c)
+	case c.first != nil:
+		q.due = append(q.due, c)
 	case c.kind == read:
 		q.reads = append(q.reads, c)
 	default:
@@ -81,6 +85,7 @@ func (q *queue) oldest() *check {
 			(*list)[0] = nil
 			*list = (*list)[1:]
 			q.bytes -= c.bytes
+			q.count.Add(-1)
 			return c
 		}
 	}
@@ -123,7 +128,7 @@ func (q *queue) next(now time.Time) (*check, time.Duration) {
 		if d := c.notBefore.Sub(now); d > 0 {
 			kept, wait = append(kept, c), min(wait, d)
 		} else {
-			q.due = append(q.due, c)
+			q.put(c)
 		}
 	}
 	clear(q.later[len(kept):])
@@ -141,6 +146,7 @@ func (q *queue) next(now time.Time) (*check, time.Duration) {
 		return nil, wait
 	}
 	q.bytes -= c.bytes
+	q.count.Add(-1)
 	if q.size() > 0 {
 		q.signal() // there is something for another worker
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/etcd-parallax/parallax/shadow/judge"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -25,7 +27,7 @@ func TestQueueHandsOutDueThenWritesThenReads(t *testing.T) {
 		q.push(pending(read, "r"))
 		q.push(pending(write, "w"))
 		due := pending(read, "due")
-		due.notBefore = time.Now()
+		due.notBefore, due.first = time.Now(), []judge.Answer{}
 		q.push(due)
 		later := pending(read, "later")
 		later.notBefore = time.Now().Add(time.Hour)
@@ -98,8 +100,8 @@ func TestQueueIsFairAmongTheNewest(t *testing.T) {
 				chosen[i]++
 			}
 		}
-		q.reads = q.reads[:0]
-		q.bytes = 0
+		q.reads, q.bytes = q.reads[:0], 0
+		q.count.Store(0)
 	}
 	for i, n := range chosen { // mean 2000, standard deviation 42
 		if n < 1700 || n > 2300 {
@@ -131,6 +133,22 @@ func TestQueueWakesEveryWorker(t *testing.T) {
 		}
 		for range 3 {
 			<-got
+		}
+	})
+}
+
+// Writes that settle are writes: under overload the newest of them go first,
+// and none waits behind all that came before it.
+func TestSettledWritesAreNotFirstInFirstOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(1000, windowOf(1))
+		for _, key := range []string{"old", "older", "newest"} {
+			c := pending(write, key)
+			c.notBefore = time.Now().Add(settle)
+			q.push(c)
+		}
+		if got := string(q.pop(t.Context()).Key); got != "newest" {
+			t.Errorf("got %q", got)
 		}
 	})
 }

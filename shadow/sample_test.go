@@ -154,7 +154,7 @@ func TestVerifiedKeysAreForgotten(t *testing.T) {
 		{"after its life", []judge.KV{kv}, 1, time.Minute, false},
 		{"another connection to a member", []judge.KV{kv}, 2, 0, false},
 		{"the key was written again", []judge.KV{{Key: []byte("a"), ModRevision: 8}}, 1, 0, false},
-		{"a neighbour was not verified", []judge.KV{kv, {Key: []byte("b"), ModRevision: 7}}, 1, 0, false},
+		{"a neighbor was not verified", []judge.KV{kv, {Key: []byte("b"), ModRevision: 7}}, 1, 0, false},
 		{"nothing", nil, 1, 0, false},
 	} {
 		if got := v.all(c.kvs, c.epochs, now.Add(c.after)); got != c.want {

@@ -54,6 +54,7 @@ type Shadow struct {
 	held     atomic.Int64 // bytes in calls
 	queue    *queue
 	verified *verified
+	refused  *verified // keys of refused writes that are being looked at
 	ask      asker
 }
 
@@ -83,6 +84,7 @@ func (s *Shadow) Init(r Rates) {
 		s.queue = newQueue(size, func() int { return int(s.sampler.rates.Load().ReadsPerSecond) })
 		s.sampler.waiting = s.queue.len
 		s.verified = newVerified(orDefault(s.VerifiedKeys, 65536), orDefault(s.VerifiedFor, time.Minute))
+		s.refused = newVerified(orDefault(s.QueueSize, 4096), refusedLooks[1])
 		s.ask = asker{rates: s.sampler.rates.Load, metrics: s.Metrics, logger: s.Logger}
 	})
 }
@@ -203,14 +205,18 @@ func (s *Shadow) take(c Call) {
 		return
 	}
 	now := time.Now()
-	print := epochs(s.Members.Snapshot().Members)
+	current := epochs(connections(s.Members.Snapshot().Members))
 	for i, t := range targets {
-		if s.verified.all(t.seen, print, now) && !s.anyOpen(t) {
+		known := s.verified
+		if t.kind == refusedWrite { // nothing was seen of its key; the looks that are under way count for it
+			known, t.seen = s.refused, []judge.KV{{Key: t.Key}}
+		}
+		if known.all(t.seen, current, now) {
 			s.Metrics.dropped(dropVerified, 1)
 			continue
 		}
-		s.verified.add(t.seen, print, now)
-		one := &check{target: t, since: now, epochs: print}
+		known.add(t.seen, current, now)
+		one := &check{target: t, since: now}
 		if i == 0 {
 			one.bytes = c.size() // the targets of a call share its bytes
 		}
@@ -228,15 +234,6 @@ func (s *Shadow) take(c Call) {
 			s.enqueue(one)
 		}
 	}
-}
-
-func (s *Shadow) anyOpen(t target) bool {
-	for _, kv := range t.seen {
-		if s.Log.IsOpen(kv.Key) {
-			return true
-		}
-	}
-	return false
 }
 
 func (s *Shadow) enqueue(c *check) {

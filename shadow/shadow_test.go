@@ -142,11 +142,11 @@ func red() *mvccpb.KeyValue {
 	return &mvccpb.KeyValue{Value: []byte("red"), CreateRevision: 3, ModRevision: 7, Version: 2}
 }
 
-// put is a put that member i acknowledged at a revision, in its present epoch.
-func (r *rig) put(i int, key, value string, revision int64) Call {
-	m := r.cluster.Members[i]
-	req, _ := proto.Marshal(&pb.PutRequest{Key: []byte(key), Value: []byte(value)})
-	resp, _ := proto.Marshal(&pb.PutResponse{Header: &pb.ResponseHeader{ClusterId: m.ClusterID, MemberId: m.ID, Revision: revision}})
+// put is a put of red that the first member acknowledged at revision 7, in its present epoch.
+func (r *rig) put(key string) Call {
+	m := r.cluster.Members[0]
+	req, _ := proto.Marshal(&pb.PutRequest{Key: []byte(key), Value: []byte("red")})
+	resp, _ := proto.Marshal(&pb.PutResponse{Header: &pb.ResponseHeader{ClusterId: m.ClusterID, MemberId: m.ID, Revision: 7}})
 	return Call{Method: methodPut, Endpoint: m.URL, Epoch: r.Members.Epoch(m.URL), Request: req, Responses: [][]byte{resp}, Final: true}
 }
 
@@ -167,7 +167,7 @@ func (r *rig) reads(i int) (n int) {
 func TestHealthyMembersAreConsistentAndSilent(t *testing.T) {
 	r := newRig(t)
 	r.allHold(red())
-	r.Observe(r.put(0, "a", "red", 7))
+	r.Observe(r.put("a"))
 	if r.verdicts(1, write, judge.Consistent, "") != 1 || len(r.records.all(t)) != 0 {
 		t.Fatalf("records of a healthy cluster: %+v", r.records.all(t))
 	}
@@ -180,7 +180,7 @@ func TestADifferingMemberIsNamedOnce(t *testing.T) {
 	blue.Value = []byte("blue")
 	r.holds(2, blue)
 	for range 5 {
-		r.Observe(r.put(0, "a", "red", 7))
+		r.Observe(r.put("a"))
 	}
 	r.verdicts(5, write, judge.Divergent, "")
 	r.until("a record", func() bool { return len(r.records.all(t)) > 0 })
@@ -194,7 +194,7 @@ func TestAnOpenFindingIsHealedByItself(t *testing.T) {
 	r := newRig(t, func(s *Shadow) { s.Recheck = 50 * time.Millisecond })
 	r.allHold(red())
 	r.holds(2, nil)
-	r.Observe(r.put(0, "a", "red", 7))
+	r.Observe(r.put("a"))
 	r.until("a record", func() bool { return len(r.records.all(t)) == 1 })
 	r.allHold(red())
 	r.until("healed", func() bool { got := r.records.all(t); return len(got) == 2 && got[1].Event == "healed" })
@@ -205,7 +205,7 @@ func TestAMemberThatCatchesUpIsWaitedFor(t *testing.T) {
 	r.allHold(red())
 	late := r.cluster.Members[2]
 	late.Change(func(m *membertest.Member) { m.Revision = 6 })
-	r.Observe(r.put(0, "a", "red", 7))
+	r.Observe(r.put("a"))
 	r.until("two tries", func() bool { return r.reads(2) >= 2 })
 	late.Change(func(m *membertest.Member) { m.Revision = 7 })
 	if r.verdicts(1, write, judge.Consistent, "") != 1 {
@@ -220,7 +220,7 @@ func TestAMemberThatStaysBehindIsInconclusive(t *testing.T) {
 	r := newRig(t)
 	r.allHold(red())
 	r.cluster.Members[2].Change(func(m *membertest.Member) { m.Revision = 6 })
-	r.Observe(r.put(0, "a", "red", 7))
+	r.Observe(r.put("a"))
 	if r.verdicts(1, write, judge.Inconclusive, judge.FutureRev.Reason()) != 1 {
 		t.Fatal("no verdict about a member that stays behind")
 	}
@@ -236,19 +236,19 @@ func TestACompactionBeforeTheSecondAnswerIsFollowed(t *testing.T) {
 	r.cluster.Members[2].Change(func(m *membertest.Member) {
 		m.Range = func(_ context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
 			if req.GetRevision() == 7 && !first {
-				return nil, membertest.Compacted
+				return nil, membertest.ErrCompacted
 			}
 			first = false
 			return &pb.RangeResponse{}, nil // the key is missing
 		}
 	})
-	r.Observe(r.put(0, "a", "red", 7))
+	r.Observe(r.put("a"))
 	r.until("a record", func() bool { return len(r.records.all(t)) == 1 })
 }
 
 func TestAClaimOfAnOldEpochIsVoid(t *testing.T) {
 	r := newRig(t)
-	claim := r.put(0, "a", "red", 7)
+	claim := r.put("a")
 	old := claim.Epoch
 	r.cluster.Members[0].Restart(t)
 	r.until("another epoch", func() bool { return r.Members.Epoch(r.cluster.Members[0].URL) > old })
@@ -257,7 +257,7 @@ func TestAClaimOfAnOldEpochIsVoid(t *testing.T) {
 	if r.verdicts(1, write, judge.Consistent, "") != 1 {
 		t.Fatal("a void claim made a difference")
 	}
-	now := r.put(0, "b", "red", 7)
+	now := r.put("b")
 	r.Observe(now)
 	if r.verdicts(2, write, judge.Divergent, "") != 1 {
 		t.Fatal("the same claim in its own epoch made none")
@@ -275,10 +275,10 @@ func TestARangeThatCostAMemberIsReadNoMore(t *testing.T) {
 			return nil, ctx.Err()
 		}
 	})
-	r.Observe(r.put(0, "a", "red", 7))
+	r.Observe(r.put("a"))
 	r.until("the range to be poisoned", func() bool { return testutil.ToFloat64(r.Metrics.poison) == 1 })
 	n := r.reads(0)
-	r.Observe(r.put(0, "a", "red", 7))
+	r.Observe(r.put("a"))
 	r.verdicts(2, write, judge.Inconclusive, judge.Poisoned.Reason())
 	if r.reads(0) != n {
 		t.Error("another member was asked for a range that a member was lost over")
@@ -287,7 +287,7 @@ func TestARangeThatCostAMemberIsReadNoMore(t *testing.T) {
 	m.Listen(t, m.URL[len("http://"):])
 	r.Forgive()
 	r.until("it to be read again", func() bool {
-		r.Observe(r.put(0, "a", "red", 7))
+		r.Observe(r.put("a"))
 		return r.verdicts(3, write, judge.Consistent, "") > 0
 	})
 }
@@ -345,7 +345,7 @@ func TestAPanicStaysInTheShadow(t *testing.T) {
 	if n := testutil.ToFloat64(r.Metrics.drops.WithLabelValues(string(dropPanic))); n != 1 {
 		t.Errorf("%v panics counted", n)
 	}
-	r.Observe(r.put(0, "a", "red", 7))
+	r.Observe(r.put("a"))
 	r.verdicts(1, write, judge.Consistent, "")
 }
 
@@ -356,7 +356,7 @@ func TestAPausedShadowReadsNothing(t *testing.T) {
 	if r.Request(methodPut) != 0 {
 		t.Error("a paused shadow wants calls")
 	}
-	r.Observe(r.put(0, "a", "red", 7))
+	r.Observe(r.put("a"))
 	r.until("the check to be dropped", func() bool {
 		return testutil.ToFloat64(r.Metrics.drops.WithLabelValues(string(dropPaused))) == 1
 	})
@@ -364,6 +364,6 @@ func TestAPausedShadowReadsNothing(t *testing.T) {
 		t.Error("a paused shadow reads")
 	}
 	r.Pause(false)
-	r.Observe(r.put(0, "a", "red", 7))
+	r.Observe(r.put("a"))
 	r.verdicts(1, write, judge.Consistent, "")
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -246,7 +247,7 @@ func naiveGunzip(b []byte, room int, short bool) ([]byte, string) {
 	if len(m) > room {
 		return m, "" // what is broken past the cap is not looked at
 	}
-	if err != nil && (!short || err != io.ErrUnexpectedEOF) {
+	if err != nil && (!short || !errors.Is(err, io.ErrUnexpectedEOF)) {
 		return nil, PassedCompressed
 	}
 	return m, ""

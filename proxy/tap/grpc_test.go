@@ -156,7 +156,7 @@ func oneCall(ctx context.Context, c client, id string, i int) error {
 		if status.Code(err) != codes.OutOfRange {
 			return fmt.Errorf("refused with %w", err)
 		}
-	case 4: // cancelled, while the member hangs
+	case 4: // canceled, while the member hangs
 		come := make(chan struct{})
 		c.hanging.Store(id, come)
 		ctx, stop := context.WithCancel(ctx)
@@ -289,7 +289,7 @@ func TestRealClientsThatCancel(t *testing.T) {
 	if err := callers.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	// One whole call more, so that the member's last words on the cancelled ones have come.
+	// One whole call more, so that the member's last words on the canceled ones have come.
 	if err := oneCall(t.Context(), client, "last", 0); err != nil {
 		t.Fatal(err)
 	}

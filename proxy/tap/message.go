@@ -97,7 +97,7 @@ func (t *Tap) gunzip(c *call, src []byte, room int, cut bool) (dst []byte, isCut
 		n, err := z.Read(dst[len(dst):cap(dst)])
 		dst = dst[:len(dst)+n]
 		switch {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return dst, cut, ""
 		case err != nil && cut && errors.Is(err, io.ErrUnexpectedEOF):
 			return dst, true, ""

@@ -214,7 +214,9 @@ func state(s string) State {
 	}
 	numbers, lease, _ := strings.Cut(numbers, "+")
 	if lease != "" {
-		fmt.Sscanf(lease, "%x", &st.Lease)
+		if _, err := fmt.Sscanf(lease, "%x", &st.Lease); err != nil {
+			panic(err)
+		}
 	}
 	if _, err := fmt.Sscanf(numbers, "%d/%d/%d", &st.CreateRevision, &st.ModRevision, &st.Version); err != nil {
 		panic("state " + s + ": " + err.Error())

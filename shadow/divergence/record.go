@@ -214,7 +214,7 @@ func newTriggerRecord(t Trigger) triggerRecord {
 // hasher stands between the values and the log.
 //
 // GUARANTEE G8: No value, token, password or key material is logged or served.
-// A value becomes its size and a keyed hash: equal values can be recognised,
+// A value becomes its size and a keyed hash: equal values can be recognized,
 // short ones cannot be found by trying, as long as the key stays here.
 type hasher struct {
 	key []byte

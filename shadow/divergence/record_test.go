@@ -80,7 +80,7 @@ func TestG8NoValueInARecord(t *testing.T) {
 	// that it would find one, and what stands in their place.
 	caught := false
 	func() {
-		defer func() { recover() }()
+		defer func() { _ = recover() }()
 		l := New(Config{})
 		l.Confirm(ev("/"+planted, 5, "a=x@5/5/1|b=-"))
 		drain(fatalFunc(func() { caught = true; panic("caught") }), l)
@@ -97,7 +97,7 @@ func TestG8NoValueInARecord(t *testing.T) {
 	if one.sum(value) == two.sum(value) || one.id == two.id {
 		t.Error("another key must give other hashes and another id")
 	}
-	if New(Config{}).hasher.id == New(Config{}).hasher.id {
+	if mine, other := New(Config{}), New(Config{}); mine.hasher.id == other.hasher.id {
 		t.Error("without a key of its own each log must have a random one")
 	}
 }

@@ -293,7 +293,7 @@ func TestAFileTakesNoHalfLine(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "divergence.ndjson")
 	whole := []byte(strings.Repeat("w", 99) + "\n")
 	file := NewFile(path)
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	if err := file.Open(); err != nil {
 		t.Fatal(err)
 	}

@@ -18,8 +18,8 @@ import (
 // ResourceExhausted and judged inconclusive. GUARANTEE G7: memory is bounded.
 const maxAnswer = 16 << 20
 
-// link is one gRPC connection to one URL, and the count of the TCP connections
-// that carried it: the epoch.
+// link is one gRPC connection to one URL, and the number of the TCP connection
+// that carries it: the epoch.
 type link struct {
 	url  string
 	conn *grpc.ClientConn
@@ -27,8 +27,9 @@ type link struct {
 	// GUARANTEE G6: one shadow request in flight per member.
 	turn chan struct{}
 
-	epoch atomic.Uint64 // TCP connections so far; 0 before the first
-	lost  atomic.Uint64 // of those, the ones that broke while in use
+	epoch atomic.Uint64  // of the TCP connection that was opened last; 0 before the first
+	next  *atomic.Uint64 // epochs given out: no two connections of ours ever share one
+	lost  atomic.Uint64  // connections that broke while in use
 
 	state atomic.Pointer[state]
 }
@@ -47,7 +48,7 @@ type state struct {
 	refused string
 }
 
-func newLink(rawURL string, dialTimeout time.Duration) (*link, error) {
+func newLink(rawURL string, dialTimeout time.Duration, epochs *atomic.Uint64) (*link, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil || u.Host == "" {
 		return nil, errors.New("member url " + rawURL + ": not http://HOST:PORT")
@@ -55,7 +56,7 @@ func newLink(rawURL string, dialTimeout time.Duration) (*link, error) {
 	if u.Scheme != "http" {
 		return nil, errors.New("member url " + rawURL + ": only http is supported so far")
 	}
-	l := &link{url: rawURL, turn: make(chan struct{}, 1)}
+	l := &link{url: rawURL, turn: make(chan struct{}, 1), next: epochs}
 	l.state.Store(&state{})
 	l.conn, err = grpc.NewClient("passthrough:///"+u.Host,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -85,7 +86,7 @@ func (l *link) dial(ctx context.Context, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.epoch.Add(1)
+	l.epoch.Store(l.next.Add(1))
 	return &countedConn{Conn: c, lost: &l.lost}, nil
 }
 

@@ -1,7 +1,7 @@
 // Package member knows who the members of an etcd cluster are, and asks them.
 //
 // Every member has one gRPC connection of ours, apart from the clients'. Its
-// TCP connections are counted: the count is the member's epoch, and an answer
+// TCP connections are numbered: the number is the member's epoch, and an answer
 // proves something only within one epoch (docs/detection.md, vocabulary).
 //
 // GUARANTEE G4: this package sends Range with serializable set, Status and

@@ -48,7 +48,7 @@ func (s *Set) probe(ctx context.Context, l *link, timeout time.Duration) {
 // nothing: such an endpoint serves clients, and is not read by the shadow.
 func (s *Set) fingerprint(ctx context.Context, l *link, member uint64) string {
 	for range fingerprints {
-		other, err := newLink(l.url, time.Second)
+		other, err := newLink(l.url, time.Second, &s.epochs)
 		if err != nil {
 			return err.Error()
 		}

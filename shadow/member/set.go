@@ -26,6 +26,8 @@ type Set struct {
 	links map[string]*link
 	said  map[string]string // url → the last complaint about it
 
+	epochs atomic.Uint64 // given out so far
+
 	snap  atomic.Pointer[Snapshot]
 	once  sync.Once
 	known chan struct{} // closed with the first snapshot
@@ -146,7 +148,7 @@ func (s *Set) open(url string) *link {
 	if timeout == 0 {
 		timeout = 2 * time.Second
 	}
-	l, err := newLink(url, timeout)
+	l, err := newLink(url, timeout, &s.epochs)
 	if err != nil {
 		s.say(url, err.Error())
 		return nil

@@ -157,7 +157,7 @@ func (s kvServer) Range(ctx context.Context, req *pb.RangeRequest) (*pb.RangeRes
 		return nil, status.Error(codes.Internal, "a shadow read that is not of the one form")
 	}
 	if req.GetRevision() > header.GetRevision() {
-		return nil, FutureRev
+		return nil, ErrFutureRev
 	}
 	resp := &pb.RangeResponse{}
 	if answer != nil {
@@ -174,6 +174,6 @@ func (s kvServer) Range(ctx context.Context, req *pb.RangeRequest) (*pb.RangeRes
 
 // The two refusals that share a code, as etcd words them.
 var (
-	FutureRev = status.Error(codes.OutOfRange, "etcdserver: mvcc: required revision is a future revision")
-	Compacted = status.Error(codes.OutOfRange, "etcdserver: mvcc: required revision has been compacted")
+	ErrFutureRev = status.Error(codes.OutOfRange, "etcdserver: mvcc: required revision is a future revision")
+	ErrCompacted = status.Error(codes.OutOfRange, "etcdserver: mvcc: required revision has been compacted")
 )
