@@ -73,7 +73,9 @@ func grpcMember(t testing.TB, s *service) (endpoint string) {
 	go func() { served <- srv.Serve(l) }()
 	t.Cleanup(func() {
 		srv.Stop()
-		_ = <-served
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
 	})
 	return "http://" + l.Addr().String()
 }

@@ -12,7 +12,7 @@ import (
 // Metrics of the shadow. GUARANTEE G5: every check ends as consistent, divergent
 // or inconclusive, and every inconclusive or dropped one is counted by reason.
 type Metrics struct {
-	calls    *prometheus.CounterVec
+	calls    map[outcome]prometheus.Counter // looked up once: it is counted in the relay's goroutine
 	drops    *prometheus.CounterVec
 	skips    *prometheus.CounterVec
 	checks   *prometheus.CounterVec
@@ -23,13 +23,20 @@ type Metrics struct {
 	poison   prometheus.Gauge
 }
 
+// outcome of sampling a call of a kind.
+type outcome struct {
+	kind kind
+	why  dropped
+}
+
 // NewMetrics registers the metrics.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "parallax_shadow_" + name, Help: help}, labels)
 	}
+	calls := counter("calls_total", "Calls that could be sampled, by kind (read, write) and whether they were (outcome: sampled, or why not).", "kind", "outcome")
 	m := &Metrics{
-		calls:   counter("calls_total", "Calls that could be sampled, by kind (read, write) and whether they were (outcome: sampled, or why not).", "kind", "outcome"),
+		calls:   map[outcome]prometheus.Counter{},
 		drops:   counter("dropped_total", "Sampled calls and checks that were dropped, by reason.", "reason"),
 		skips:   counter("skipped_total", "Sampled calls that give no question, by reason.", "reason"),
 		checks:  counter("checks_total", "Checks that ended, by kind (read, write, refused-write, recheck), verdict and, where inconclusive, reason.", "kind", "verdict", "reason"),
@@ -42,16 +49,16 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		bytes:  counter("member_bytes_total", "Bytes of members' answers to the shadow, by member id.", "member"),
 		poison: prometheus.NewGauge(prometheus.GaugeOpts{Name: "parallax_shadow_poisoned_ranges", Help: "Ranges that are not read any more, because a member was lost while it read them; SIGHUP lets them be read again."}),
 	}
-	r.MustRegister(m.calls, m.drops, m.skips, m.checks, m.retries, m.duration, m.reads, m.bytes, m.poison)
+	for _, k := range []kind{read, write} {
+		for why, label := range map[dropped]string{taken: "sampled", dropShare: string(dropShare), dropBusy: string(dropBusy), dropPaused: string(dropPaused)} {
+			m.calls[outcome{k, why}] = calls.WithLabelValues(string(k), label)
+		}
+	}
+	r.MustRegister(calls, m.drops, m.skips, m.checks, m.retries, m.duration, m.reads, m.bytes, m.poison)
 	return m
 }
 
-func (m *Metrics) sampled(k kind, why dropped) {
-	if why == taken {
-		why = "sampled"
-	}
-	m.calls.WithLabelValues(string(k), string(why)).Inc()
-}
+func (m *Metrics) sampled(k kind, why dropped) { m.calls[outcome{k, why}].Inc() }
 
 func (m *Metrics) dropped(why dropped, n int) {
 	if n > 0 {
