@@ -31,10 +31,45 @@ type asker struct {
 	rates   func() *Rates
 	metrics *Metrics
 	logger  *slog.Logger
+	guard   func(func()) // keeps a panic in the shadow
 
 	mu       sync.Mutex
 	accounts map[uint64]*account
 	poison   []judge.Question
+	rushing  int           // checks that confirm what they suspect
+	calm     chan struct{} // closed when none does any more
+}
+
+// rush lets the reads of a check that suspects something go before those that
+// begin one, until the returned function is called: what is found is to be named
+// soon, also when the budget is spent by the second.
+func (a *asker) rush() (done func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.rushing++; a.rushing == 1 {
+		a.calm = make(chan struct{})
+	}
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.rushing--; a.rushing == 0 {
+			close(a.calm)
+		}
+	}
+}
+
+// wait until nobody rushes. It is called where a check begins.
+func (a *asker) wait(ctx context.Context) {
+	a.mu.Lock()
+	calm, rushing := a.calm, a.rushing > 0
+	a.mu.Unlock()
+	if !rushing {
+		return
+	}
+	select {
+	case <-calm:
+	case <-ctx.Done():
+	}
 }
 
 // account of one member.
@@ -113,12 +148,20 @@ func (acc *account) took(d time.Duration, now time.Time) {
 // all asks every member the same question at once.
 func (a *asker) all(ctx context.Context, members []*member.Member, q judge.Question) []judge.Answer {
 	answers := make([]judge.Answer, len(members))
+	a.each(members, func(i int, m *member.Member) {
+		answers[i] = judge.Answer{Member: m.ID, Kind: judge.Refused} // what a panic leaves
+		answers[i] = a.one(ctx, m, q)
+	})
+	return answers
+}
+
+// each does something with every member at once.
+func (a *asker) each(members []*member.Member, do func(i int, m *member.Member)) {
 	var wg sync.WaitGroup
 	for i, m := range members {
-		wg.Go(func() { answers[i] = a.one(ctx, m, q) })
+		wg.Go(func() { a.guard(func() { do(i, m) }) })
 	}
 	wg.Wait()
-	return answers
 }
 
 func (a *asker) one(ctx context.Context, m *member.Member, q judge.Question) judge.Answer {
@@ -207,38 +250,31 @@ func (a *asker) revision(ctx context.Context, members []*member.Member) int64 {
 // newest asks every member at its own newest revision.
 func (a *asker) newest(ctx context.Context, members []*member.Member, q judge.Question) []judge.Answer {
 	answers := make([]judge.Answer, len(members))
-	var wg sync.WaitGroup
-	for i, r := range a.revisions(ctx, members) {
-		own := q
-		own.Revision = r
-		if r < 2 {
-			answers[i] = judge.Answer{Member: members[i].ID, Kind: judge.Unreachable}
-			continue
+	revisions := a.revisions(ctx, members)
+	a.each(members, func(i int, m *member.Member) {
+		answers[i] = judge.Answer{Member: m.ID, Kind: judge.Unreachable}
+		if own := q; revisions[i] >= 2 {
+			own.Revision = revisions[i]
+			answers[i] = a.one(ctx, m, own)
 		}
-		wg.Go(func() { answers[i] = a.one(ctx, members[i], own) })
-	}
-	wg.Wait()
+	})
 	return answers
 }
 
 // revisions of all members now; 0 where one was not heard.
 func (a *asker) revisions(ctx context.Context, members []*member.Member) []int64 {
 	revisions := make([]int64, len(members))
-	var wg sync.WaitGroup
-	for i, m := range members {
-		wg.Go(func() {
-			acc := a.account(m.ID)
-			if acc.resting(time.Now()) || acc.pay(ctx) != nil {
-				return
-			}
-			ctx, cancel := context.WithTimeout(ctx, askTimeout)
-			defer cancel()
-			var err error
-			revisions[i], err = m.Revision(ctx)
-			a.metrics.asked(m.ID, 0, kindOf(member.Reply{Err: err}))
-		})
-	}
-	wg.Wait()
+	a.each(members, func(i int, m *member.Member) {
+		acc := a.account(m.ID)
+		if acc.resting(time.Now()) || acc.pay(ctx) != nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(ctx, askTimeout)
+		defer cancel()
+		var err error
+		revisions[i], err = m.Revision(ctx)
+		a.metrics.asked(m.ID, 0, kindOf(member.Reply{Err: err}))
+	})
 	return revisions
 }
 

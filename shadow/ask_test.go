@@ -137,3 +137,29 @@ func TestAPoisonedRangeCoversWhatItMeets(t *testing.T) {
 		}
 	}
 }
+
+// Who confirms goes before who begins.
+func TestABeginningWaitsForAConfirmation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &asker{}
+		a.wait(t.Context()) // nobody rushes
+		one, two := a.rush(), a.rush()
+		began := make(chan struct{})
+		go func() { a.wait(t.Context()); close(began) }()
+		synctest.Wait()
+		one()
+		synctest.Wait()
+		select {
+		case <-began:
+			t.Fatal("began while one was still to be confirmed")
+		default:
+		}
+		two()
+		<-began
+		again := a.rush()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		a.wait(ctx) // ends with its context
+		again()
+	})
+}

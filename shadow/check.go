@@ -75,7 +75,7 @@ func (s *Shadow) run(ctx context.Context, c *check) (judge.Verdict, bool) {
 	}
 	// A finding needs a second answer of each side, on the same connection,
 	// after the last one that was compared (docs/detection.md, confirm).
-	again := s.ask.all(ctx, c.members, c.Question)
+	again := s.askAgain(ctx, c)
 	v := s.judge(c, again)
 	if v.Outcome == judge.Inconclusive && compacted(again) && c.renewed < renewals {
 		c.renewed++
@@ -85,8 +85,14 @@ func (s *Shadow) run(ctx context.Context, c *check) (judge.Verdict, bool) {
 	return v, true
 }
 
+func (s *Shadow) askAgain(ctx context.Context, c *check) []judge.Answer {
+	defer s.ask.rush()()
+	return s.ask.all(ctx, c.members, c.Question)
+}
+
 // firstRound asks those who have not answered yet.
 func (s *Shadow) firstRound(ctx context.Context, c *check) {
+	s.ask.wait(ctx)
 	c.asked = time.Now()
 	if c.first == nil {
 		c.first = s.ask.all(ctx, c.members, c.Question)
@@ -167,6 +173,7 @@ func (s *Shadow) classify(ctx context.Context, c *check, diffs []judge.Diff) []j
 	if !slices.ContainsFunc(diffs, func(d judge.Diff) bool { _, known := judge.Shifted(d, nil); return !known && d.Rule == judge.RulePIN }) {
 		return diffs
 	}
+	defer s.ask.rush()()
 	newest := s.ask.newest(ctx, c.members, c.Question)
 	for i, d := range diffs {
 		diffs[i], _ = judge.Shifted(d, newest)

@@ -85,7 +85,7 @@ func (s *Shadow) Init(r Rates) {
 		s.sampler.waiting = s.queue.len
 		s.verified = newVerified(orDefault(s.VerifiedKeys, 65536), orDefault(s.VerifiedFor, time.Minute))
 		s.refused = newVerified(orDefault(s.QueueSize, 4096), refusedLooks[1])
-		s.ask = asker{rates: s.sampler.rates.Load, metrics: s.Metrics, logger: s.Logger}
+		s.ask = asker{rates: s.sampler.rates.Load, metrics: s.Metrics, logger: s.Logger, guard: s.guard}
 	})
 }
 

@@ -341,9 +341,10 @@ func TestObserveNeverBlocks(t *testing.T) {
 func TestAPanicStaysInTheShadow(t *testing.T) {
 	r := newRig(t)
 	r.allHold(red())
-	r.guard(func() { panic("over a check") })
-	if n := testutil.ToFloat64(r.Metrics.drops.WithLabelValues(string(dropPanic))); n != 1 {
-		t.Errorf("%v panics counted", n)
+	r.guard(func() { panic("over a call") })
+	r.ask.each(r.Members.Snapshot().Members, func(int, *member.Member) { panic("over a member's answer") })
+	if n := testutil.ToFloat64(r.Metrics.drops.WithLabelValues(string(dropPanic))); n != 4 {
+		t.Errorf("%v panics counted, of 4", n)
 	}
 	r.Observe(r.put("a"))
 	r.verdicts(1, write, judge.Consistent, "")
