@@ -40,8 +40,15 @@ const (
 	renewals = 3
 )
 
-// retryAfter doubles from 20 ms, so that a lag budget of 2 s costs seven reads.
-func retryAfter(tries int) time.Duration { return 20 * time.Millisecond << min(tries, 6) }
+// retryAfter is 20, 60, 180, … ms, at most what is left of the lag budget: one of
+// 2 s costs five reads of a member that stays behind. 0 is no time left.
+func retryAfter(tries int, left time.Duration) time.Duration {
+	wait := 20 * time.Millisecond
+	for range min(tries, 10) {
+		wait *= 3
+	}
+	return max(0, min(wait, left))
+}
 
 // run does one round of a check. It returns false when the check waits for
 // members that lag, and has to be run again, not before c.notBefore.
@@ -64,7 +71,7 @@ func (s *Shadow) run(ctx context.Context, c *check) (judge.Verdict, bool) {
 	if suspect {
 		c.deadline = minTime(c.deadline, time.Now().Add(suspicion))
 	}
-	if wait := retryAfter(c.tries); lagging(c.first) && time.Now().Add(wait).Before(c.deadline) {
+	if wait := retryAfter(c.tries, time.Until(c.deadline)); lagging(c.first) && wait > 0 {
 		c.tries++
 		c.notBefore = time.Now().Add(wait)
 		s.Metrics.retried()

@@ -73,7 +73,7 @@ const (
 
 // refusedLooks are the times after a refused write at which its keys are looked
 // at (etcd #18667: the difference shows with the next writes).
-var refusedLooks = []time.Duration{100 * time.Millisecond, time.Second, 5 * time.Second}
+var refusedLooks = []time.Duration{100 * time.Millisecond, 400 * time.Millisecond, time.Second, 5 * time.Second}
 
 // Init makes the zero Shadow ready to observe, with the rates to begin with.
 func (s *Shadow) Init(r Rates) {
@@ -84,7 +84,7 @@ func (s *Shadow) Init(r Rates) {
 		s.queue = newQueue(size, func() int { return int(s.sampler.rates.Load().ReadsPerSecond) })
 		s.sampler.waiting = s.queue.len
 		s.verified = newVerified(orDefault(s.VerifiedKeys, 65536), orDefault(s.VerifiedFor, time.Minute))
-		s.refused = newVerified(orDefault(s.QueueSize, 4096), refusedLooks[1])
+		s.refused = newVerified(orDefault(s.QueueSize, 4096), time.Second)
 		s.ask = asker{rates: s.sampler.rates.Load, metrics: s.Metrics, logger: s.Logger, guard: s.guard}
 	})
 }
@@ -205,11 +205,15 @@ func (s *Shadow) take(c Call) {
 		return
 	}
 	now := time.Now()
-	current := epochs(connections(s.Members.Snapshot().Members))
+	snap := s.Members.Snapshot()
+	current := epochs(connections(snap.Members))
 	for i, t := range targets {
 		known := s.verified
 		if t.kind == refusedWrite { // nothing was seen of its key; the looks that are under way count for it
 			known, t.seen = s.refused, []judge.KV{{Key: t.Key}}
+		}
+		if m := snap.Behind(c.Endpoint); t.servedBy == 0 && m != nil {
+			t.servedBy = m.ID // a refusal does not say who gave it
 		}
 		if known.all(t.seen, current, now) {
 			s.Metrics.dropped(dropVerified, 1)

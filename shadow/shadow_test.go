@@ -306,7 +306,7 @@ func TestNothingIsSampledTwiceWithinItsLife(t *testing.T) {
 	}
 }
 
-func TestARefusedWriteIsLookedAtThreeTimes(t *testing.T) {
+func TestARefusedWriteIsLookedAtFourTimes(t *testing.T) {
 	r := newRig(t)
 	r.allHold(red())
 	req, _ := proto.Marshal(&pb.TxnRequest{Success: []*pb.RequestOp{
@@ -315,8 +315,8 @@ func TestARefusedWriteIsLookedAtThreeTimes(t *testing.T) {
 	}})
 	r.cluster.Members[0].Change(func(m *membertest.Member) { m.Revision = 9 }) // it missed the write
 	r.Observe(Call{Method: methodTxn, Endpoint: r.cluster.Members[0].URL, Request: req, Code: 11, Final: true})
-	if r.verdicts(3, refusedWrite, judge.Consistent, "") != 3 {
-		t.Error("not looked at three times at a revision that all can answer")
+	if r.verdicts(4, refusedWrite, judge.Consistent, "") != 4 {
+		t.Error("not looked at four times at a revision that all can answer")
 	}
 }
 

@@ -62,11 +62,14 @@ func (s *Set) Snapshot() *Snapshot {
 // is relayed to it: what is served then is a claim of this epoch. 0 where no
 // member can be told (a load balancer, a member that was not reached yet).
 func (s *Set) Epoch(endpoint string) uint64 {
-	if m := s.Snapshot().byEndpoint[endpoint]; m != nil {
+	if m := s.Snapshot().Behind(endpoint); m != nil {
 		return m.Epoch()
 	}
 	return 0
 }
+
+// Behind returns the member behind a configured endpoint, or nil.
+func (p *Snapshot) Behind(endpoint string) *Member { return p.byEndpoint[endpoint] }
 
 // Member by id, or nil.
 func (p *Snapshot) Member(id uint64) *Member {
