@@ -1,0 +1,39 @@
+// Command build builds the etcd members and tools that the e2e tests run, where
+// they are not there yet, and shows how far it is. `make test` calls it first:
+// the first time it takes minutes, and a test would be silent meanwhile.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+
+	"github.com/etcd-parallax/parallax/e2e/binary"
+)
+
+func main() {
+	if err := build(); err != nil {
+		fmt.Fprintln(os.Stderr, "build:", err)
+		os.Exit(1)
+	}
+}
+
+func build() error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	last := ""
+	b := binary.Builder{Progress: func(p binary.Progress) {
+		if line := p.String(); line != last {
+			fmt.Println(line)
+			last = line
+		}
+	}}
+	for _, version := range binary.EtcdVersions() {
+		if _, err := b.Etcd(ctx, version); err != nil {
+			return err
+		}
+	}
+	_, err := b.Etcdctl(ctx)
+	return err
+}
