@@ -3,6 +3,7 @@ package shadow
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -17,11 +18,12 @@ import (
 )
 
 const (
-	askTimeout  = time.Second            // of one shadow read
-	payPatience = 30 * time.Second       // for the budget; a longer wait is not begun
-	slowRead    = 500 * time.Millisecond // after which a member is left alone for a while
-	restFirst   = time.Second
-	restLongest = 30 * time.Second
+	askTimeout   = time.Second            // of one shadow read
+	payPatience  = 30 * time.Second       // for the budget; a longer wait is not begun
+	turnPatience = 2 * time.Second        // for the reads of other checks
+	slowRead     = 500 * time.Millisecond // after which a member is left alone for a while
+	restFirst    = time.Second
+	restLongest  = 30 * time.Second
 	// poisonedRanges bounds what is remembered; beyond it, everything is.
 	poisonedRanges = 1000
 )
@@ -32,6 +34,7 @@ type asker struct {
 	metrics *Metrics
 	logger  *slog.Logger
 	guard   func(func()) // keeps a panic in the shadow
+	paused  func() bool
 
 	mu       sync.Mutex
 	accounts map[uint64]*account
@@ -72,15 +75,6 @@ func (a *asker) wait(ctx context.Context) {
 	}
 }
 
-// account of one member.
-type account struct {
-	reads, bytes *rate.Limiter
-
-	mu      sync.Mutex
-	rest    time.Time // not asked before
-	restFor time.Duration
-}
-
 func (a *asker) account(id uint64) *account {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -99,58 +93,13 @@ func (a *asker) account(id uint64) *account {
 	return acc
 }
 
-func setLimit(l *rate.Limiter, perSecond float64, burst int) {
-	if l.Limit() != rate.Limit(perSecond) {
-		l.SetLimit(rate.Limit(perSecond))
-		l.SetBurst(burst)
-	}
-}
-
-// pay waits until the member may be asked once more. GUARANTEE G6: shadow load
-// stays within the configured budget per member; every RPC counts.
-func (acc *account) pay(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, payPatience)
-	defer cancel()
-	if err := acc.bytes.Wait(ctx); err != nil { // in debt until earlier answers are paid for
-		return err
-	}
-	return acc.reads.Wait(ctx)
-}
-
-// charge the size of an answer, which nobody knew before.
-func (acc *account) charge(n int) {
-	for now := time.Now(); n > 0; {
-		part := min(n, acc.bytes.Burst())
-		acc.bytes.ReserveN(now, part)
-		n -= part
-	}
-}
-
-func (acc *account) resting(now time.Time) bool {
-	acc.mu.Lock()
-	defer acc.mu.Unlock()
-	return now.Before(acc.rest)
-}
-
-// took notes how long an answer took. A slow member is left alone for a while,
-// longer each time: the shadow must not be what keeps it slow.
-func (acc *account) took(d time.Duration, now time.Time) {
-	acc.mu.Lock()
-	defer acc.mu.Unlock()
-	if d < slowRead {
-		acc.restFor = 0
-		return
-	}
-	acc.restFor = min(max(2*acc.restFor, restFirst), restLongest)
-	acc.rest = now.Add(acc.restFor)
-}
-
-// all asks every member the same question at once.
-func (a *asker) all(ctx context.Context, members []*member.Member, q judge.Question) []judge.Answer {
+// all asks every member the same question at once. insist asks also those that
+// rest: a difference that one of them showed is confirmed all the same.
+func (a *asker) all(ctx context.Context, members []*member.Member, q judge.Question, insist bool) []judge.Answer {
 	answers := make([]judge.Answer, len(members))
 	a.each(members, func(i int, m *member.Member) {
 		answers[i] = judge.Answer{Member: m.ID, Kind: judge.Refused} // what a panic leaves
-		answers[i] = a.one(ctx, m, q)
+		answers[i] = a.one(ctx, m, q, insist)
 	})
 	return answers
 }
@@ -164,38 +113,73 @@ func (a *asker) each(members []*member.Member, do func(i int, m *member.Member))
 	wg.Wait()
 }
 
-func (a *asker) one(ctx context.Context, m *member.Member, q judge.Question) judge.Answer {
-	no := func(k judge.Kind) judge.Answer { return judge.Answer{Member: m.ID, Epoch: m.Epoch(), Kind: k} }
-	if a.poisoned(q) {
-		return no(judge.Poisoned)
+func (a *asker) one(ctx context.Context, m *member.Member, q judge.Question, insist bool) judge.Answer {
+	answer := judge.Answer{Member: m.ID, Epoch: m.Epoch()}
+	refusal := func(acc *account) judge.Kind {
+		if a.poisoned(q) {
+			return judge.Poisoned
+		}
+		return a.mayAsk(acc, insist)
 	}
+	answer.Kind = a.inTurn(ctx, m, refusal, func(ctx context.Context) judge.Kind {
+		r := m.Range(ctx, q.Key, q.End, q.Revision)
+		kind := kindOf(r)
+		if kind == judge.Exhausted {
+			r.Bytes = member.MaxAnswer // nobody knows how much came
+		}
+		a.account(m.ID).charge(r.Bytes)
+		a.metrics.answered(m.ID, r.Bytes)
+		if r.Lost {
+			a.lost(m, q)
+		}
+		answer.Epoch = r.Epoch
+		if kind == judge.OK {
+			answer.KVs = kvs(r.Range.GetKvs())
+		}
+		return kind
+	})
+	return answer
+}
+
+// mayAsk tells why a member is not asked now; OK where it may be.
+func (a *asker) mayAsk(acc *account, insist bool) judge.Kind {
+	switch {
+	case a.paused():
+		return judge.Paused
+	case !insist && acc.resting(time.Now()):
+		return judge.Resting
+	}
+	return judge.OK
+}
+
+// inTurn pays for one RPC and does it when the member's turn has come. What would
+// forbid it is looked at before and, because both take time, once more right
+// before it is sent.
+func (a *asker) inTurn(ctx context.Context, m *member.Member, refusal func(*account) judge.Kind, do func(context.Context) judge.Kind) judge.Kind {
 	acc := a.account(m.ID)
-	if acc.resting(time.Now()) {
-		return no(judge.Resting)
+	if k := refusal(acc); k != judge.OK {
+		return k
 	}
 	if acc.pay(ctx) != nil {
-		return no(judge.OverBudget)
+		return judge.OverBudget
 	}
-	if acc.resting(time.Now()) { // meanwhile
-		return no(judge.Resting)
+	waiting, stop := context.WithTimeout(ctx, turnPatience)
+	release, err := m.Turn(waiting)
+	stop()
+	if err != nil {
+		return judge.Resting
+	}
+	defer release()
+	if k := refusal(acc); k != judge.OK {
+		return k
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	r := m.Range(ctx, q.Key, q.End, q.Revision)
-	kind := kindOf(r)
-	if kind != judge.Unreachable && r.Took > 0 {
-		acc.took(r.Took, time.Now())
-	}
-	acc.charge(r.Bytes)
-	a.metrics.asked(m.ID, r.Bytes, kind)
-	if r.Lost {
-		a.lost(m, q)
-	}
-	answer := judge.Answer{Member: m.ID, Epoch: r.Epoch, Kind: kind}
-	if kind == judge.OK {
-		answer.KVs = kvs(r.Range.GetKvs())
-	}
-	return answer
+	begin := time.Now()
+	k := do(ctx)
+	acc.took(time.Since(begin), k, time.Now())
+	a.metrics.asked(m.ID, k)
+	return k
 }
 
 // kindOf tells what an answer is worth. FutureRev and Compacted share a code:
@@ -247,33 +231,31 @@ func (a *asker) revision(ctx context.Context, members []*member.Member) int64 {
 	return lowest
 }
 
-// newest asks every member at its own newest revision.
-func (a *asker) newest(ctx context.Context, members []*member.Member, q judge.Question) []judge.Answer {
-	answers := make([]judge.Answer, len(members))
+// newest asks every member at its own newest revision, and returns the highest
+// of these.
+func (a *asker) newest(ctx context.Context, members []*member.Member, q judge.Question) (answers []judge.Answer, highest int64) {
+	answers = make([]judge.Answer, len(members))
 	revisions := a.revisions(ctx, members)
 	a.each(members, func(i int, m *member.Member) {
 		answers[i] = judge.Answer{Member: m.ID, Kind: judge.Unreachable}
 		if own := q; revisions[i] >= 2 {
 			own.Revision = revisions[i]
-			answers[i] = a.one(ctx, m, own)
+			answers[i] = a.one(ctx, m, own, true)
 		}
 	})
-	return answers
+	return answers, slices.Max(append(revisions, 0))
 }
 
 // revisions of all members now; 0 where one was not heard.
 func (a *asker) revisions(ctx context.Context, members []*member.Member) []int64 {
 	revisions := make([]int64, len(members))
 	a.each(members, func(i int, m *member.Member) {
-		acc := a.account(m.ID)
-		if acc.resting(time.Now()) || acc.pay(ctx) != nil {
-			return
-		}
-		ctx, cancel := context.WithTimeout(ctx, askTimeout)
-		defer cancel()
-		var err error
-		revisions[i], err = m.Revision(ctx)
-		a.metrics.asked(m.ID, 0, kindOf(member.Reply{Err: err}))
+		refusal := func(acc *account) judge.Kind { return a.mayAsk(acc, false) }
+		a.inTurn(ctx, m, refusal, func(ctx context.Context) judge.Kind {
+			r, err := m.Revision(ctx)
+			revisions[i] = r
+			return kindOf(member.Reply{Err: err})
+		})
 	})
 	return revisions
 }
@@ -291,7 +273,7 @@ func (a *asker) lost(m *member.Member, q judge.Question) {
 	a.mu.Unlock()
 	a.metrics.poisoned(n)
 	if a.logger != nil {
-		a.logger.Warn("a member's connection broke while the shadow read a range from it; the range is read from no member any more until SIGHUP, "+
+		a.logger.Warn("a member's connection broke while the shadow read a range from it; the range is read from no member any more until the shadow was paused and goes on, "+
 			"in case the read itself ended the member: look at the member's log for a fatal line about this key before that",
 			"member", member.FormatID(m.ID), "url", m.URL, "first_key", strconv.Quote(string(q.Key)), "revision", q.Revision)
 	}

@@ -84,14 +84,16 @@ func TestASpentBudgetIsNotWaitedForForever(t *testing.T) {
 func TestASlowMemberRestsLongerEachTime(t *testing.T) {
 	acc := &account{}
 	now := time.Unix(0, 0)
+	slow := func(k judge.Kind) { acc.took(slowRead, k, now) }
 	for _, want := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
-		acc.took(slowRead, now)
+		slow(judge.OK)
+		acc.took(time.Millisecond, judge.FutureRev, now) // is no sign of health
 		if !acc.resting(now.Add(want*time.Second-1)) || acc.resting(now.Add(want*time.Second)) {
 			t.Fatalf("does not rest for %d s, but until %v", want, acc.rest.Sub(now))
 		}
 	}
-	acc.took(time.Millisecond, now)
-	acc.took(slowRead, now)
+	acc.took(time.Millisecond, judge.OK, now)
+	slow(judge.Timeout)
 	if acc.resting(now.Add(time.Second)) {
 		t.Error("a member that was quick in between rests as long as before")
 	}

@@ -21,10 +21,12 @@ type check struct {
 	since     time.Time // its call was observed
 	notBefore time.Time
 
+	known    *verified        // where its keys are remembered
+	cluster  uint64           // of the members
 	members  []*member.Member // asked; set by the first round
 	first    []judge.Answer
 	deadline time.Time // members that have not applied the revision are waited for until then
-	asked    time.Time // begin of the last first round: equality is at least this fresh
+	asked    time.Time // before the first answer: equality is at least this fresh
 	tries    int
 	renewed  int // times the revision was compacted before the second round
 }
@@ -41,7 +43,7 @@ const (
 )
 
 // retryAfter is 20, 60, 180, … ms, at most what is left of the lag budget: one of
-// 2 s costs five reads of a member that stays behind. 0 is no time left.
+// 2 s costs six reads of a member that stays behind. 0 is no time left.
 func retryAfter(tries int, left time.Duration) time.Duration {
 	wait := 20 * time.Millisecond
 	for range min(tries, 10) {
@@ -55,7 +57,7 @@ func retryAfter(tries int, left time.Duration) time.Duration {
 func (s *Shadow) run(ctx context.Context, c *check) (judge.Verdict, bool) {
 	if c.members == nil {
 		snap := s.Members.Snapshot()
-		c.members = snap.Members
+		c.members, c.cluster = snap.Members, snap.Cluster
 		c.deadline = time.Now().Add(s.lagBudget())
 	}
 	if len(c.members) < 2 {
@@ -78,12 +80,12 @@ func (s *Shadow) run(ctx context.Context, c *check) (judge.Verdict, bool) {
 		return judge.Verdict{}, false
 	}
 	if !suspect {
-		return s.judge(c, nil), true
+		return judge.Judge(c.Question, c.claims, c.first, nil), true
 	}
 	// A finding needs a second answer of each side, on the same connection,
 	// after the last one that was compared (docs/detection.md, confirm).
 	again := s.askAgain(ctx, c)
-	v := s.judge(c, again)
+	v := judge.Judge(c.Question, c.claims, c.first, again)
 	if v.Outcome == judge.Inconclusive && compacted(again) && c.renewed < renewals {
 		c.renewed++
 		c.Revision, c.first, c.claims = 0, nil, nil // a newer revision, of which nobody claimed anything
@@ -92,17 +94,30 @@ func (s *Shadow) run(ctx context.Context, c *check) (judge.Verdict, bool) {
 	return v, true
 }
 
+// askAgain asks those who were heard. A member that is away must not hold up what
+// the others have to confirm.
 func (s *Shadow) askAgain(ctx context.Context, c *check) []judge.Answer {
 	defer s.ask.rush()()
-	return s.ask.all(ctx, c.members, c.Question)
+	return s.ask.all(ctx, c.heard(), c.Question, true)
+}
+
+// heard are the members that answered the first round.
+func (c *check) heard() []*member.Member {
+	var heard []*member.Member
+	for i, a := range c.first {
+		if a.Kind.Heard() {
+			heard = append(heard, c.members[i])
+		}
+	}
+	return heard
 }
 
 // firstRound asks those who have not answered yet.
 func (s *Shadow) firstRound(ctx context.Context, c *check) {
 	s.ask.wait(ctx)
-	c.asked = time.Now()
 	if c.first == nil {
-		c.first = s.ask.all(ctx, c.members, c.Question)
+		c.asked = time.Now()
+		c.first = s.ask.all(ctx, c.members, c.Question, false)
 		return
 	}
 	var late []*member.Member
@@ -111,22 +126,10 @@ func (s *Shadow) firstRound(ctx context.Context, c *check) {
 			late = append(late, c.members[i])
 		}
 	}
-	for _, a := range s.ask.all(ctx, late, c.Question) {
+	for _, a := range s.ask.all(ctx, late, c.Question, false) {
 		i := slices.IndexFunc(c.members, func(m *member.Member) bool { return m.ID == a.Member })
 		c.first[i] = a
 	}
-}
-
-func (s *Shadow) judge(c *check, again []judge.Answer) judge.Verdict {
-	v := judge.PIN(c.Question, c.first, again)
-	if v.Outcome == judge.Divergent {
-		return v
-	}
-	o := judge.Oracle(c.Question, c.claims, c.first, again)
-	if o.Outcome == judge.Divergent || v.Outcome == judge.Consistent {
-		return o
-	}
-	return v
 }
 
 func lagging(answers []judge.Answer) bool {
@@ -149,50 +152,91 @@ func minTime(a, b time.Time) time.Time {
 func (s *Shadow) conclude(ctx context.Context, c *check, v judge.Verdict) {
 	now := time.Now()
 	s.Metrics.concluded(c.kind, v, now.Sub(c.since))
-	snap := s.Members.Snapshot()
 	switch v.Outcome {
 	case judge.Inconclusive:
-		s.verified.remove(c.seen)
+		s.leave(c, now)
 	case judge.Consistent:
-		kvs := c.first[0].KVs
-		if len(kvs) == 0 && len(c.End) == 0 {
-			kvs = []judge.KV{{Key: c.Key}} // verified to be absent
-		}
-		s.verified.add(kvs, epochs(c.first), now)
-		ids := make([]uint64, len(c.members))
-		for i, m := range c.members {
-			ids[i] = m.ID
-		}
-		for _, kv := range kvs {
-			s.Log.Consistent(snap.Cluster, kv.Key, c.Revision, ids, c.asked)
-		}
+		s.equal(c, now)
 	case judge.Divergent:
-		for _, d := range s.classify(ctx, c, v.Diffs) {
-			s.Log.Confirm(s.evidence(c, d, snap, now))
+		for _, e := range s.evidence(ctx, c, v.Diffs) {
+			s.Log.Confirm(e)
 		}
 	}
 }
 
-// classify asks once more, each member at its own newest revision, and puts
-// keys that only moved in the place of the difference that was proved: after one
-// skipped apply that is every key that is written (docs/decisions.md).
-func (s *Shadow) classify(ctx context.Context, c *check, diffs []judge.Diff) []judge.Diff {
-	if !slices.ContainsFunc(diffs, func(d judge.Diff) bool { _, known := judge.Shifted(d, nil); return !known && d.Rule == judge.RulePIN }) {
-		return diffs
+// equal remembers what is verified, and tells the log what does not differ any
+// more.
+func (s *Shadow) equal(c *check, now time.Time) {
+	kvs := c.first[0].KVs
+	if len(kvs) == 0 && len(c.End) == 0 {
+		kvs = []judge.KV{{Key: c.Key}} // verified to be absent
 	}
-	defer s.ask.rush()()
-	newest := s.ask.newest(ctx, c.members, c.Question)
-	for i, d := range diffs {
-		diffs[i], _ = judge.Shifted(d, newest)
+	if c.old {
+		s.old.add(kvs, epochs(c.first), now)
+	} else {
+		s.verified.add(kvs, epochs(c.first), now)
 	}
-	return diffs
+	if epochs(c.first) != epochs(connections(c.members)) {
+		return // whoever came back meanwhile may differ now
+	}
+	ids := make([]uint64, len(c.members))
+	for i, m := range c.members {
+		ids[i] = m.ID
+	}
+	for _, kv := range kvs {
+		s.Log.Consistent(c.cluster, kv.Key, c.Revision, ids, c.asked)
+	}
 }
 
-func (s *Shadow) evidence(c *check, d judge.Diff, snap *member.Snapshot, now time.Time) divergence.Evidence {
-	basis, differs := judge.WhoDiffers(d, snap.Voters)
+// leave the keys of a check that came to nothing. Where one member is away and
+// all others agree, they are left alone for a moment: otherwise every read of a
+// busy key would be asked of the others as long as that lasts.
+func (s *Shadow) leave(c *check, now time.Time) {
+	if judge.Suspects(c.first) || judge.Contradicted(c.Question, c.claims, c.first) {
+		c.known.remove(c.seen)
+		return
+	}
+	c.known.hold(c.seen, epochs(connections(c.members)), now, openLife)
+}
+
+// evidence of the differences that were proved. Keys that only moved stand in it
+// as such: after one skipped apply that is every key that is written
+// (docs/decisions.md). For them all are asked once more, each at its own newest
+// revision; who differs is named from what was proved.
+func (s *Shadow) evidence(ctx context.Context, c *check, diffs []judge.Diff) []divergence.Evidence {
+	var newest []judge.Answer
+	var highest int64
+	if slices.ContainsFunc(diffs, unclassified) {
+		newest, highest = s.askNewest(ctx, c)
+	}
+	voters := s.Members.Snapshot().Voters
+	all := make([]divergence.Evidence, len(diffs))
+	for i, proved := range diffs {
+		d, moved := judge.Shifted(proved, c.first, newest)
+		all[i] = c.evidence(d, voters)
+		if moved && unclassified(proved) {
+			all[i].Revision = highest // at which, once all are there, they answer as recorded
+		}
+	}
+	return all
+}
+
+func (s *Shadow) askNewest(ctx context.Context, c *check) ([]judge.Answer, int64) {
+	defer s.ask.rush()()
+	return s.ask.newest(ctx, c.heard(), c.Question)
+}
+
+// unclassified tells whether it is open if a key really differs or only moved.
+func unclassified(d judge.Diff) bool {
+	_, moved := judge.Shifted(d, nil, nil)
+	return d.Rule == judge.RulePIN && !moved
+}
+
+func (c *check) evidence(d judge.Diff, voters []uint64) divergence.Evidence {
+	basis, differs := judge.WhoDiffers(d, voters)
 	e := divergence.Evidence{
-		Cluster: snap.Cluster, Rule: string(d.Rule), Key: d.Key, Revision: c.Revision, Fields: d.Fields.Names(),
-		Basis: divergence.Basis(basis), Differs: c.named(differs), At: now,
+		Cluster: c.cluster, Rule: string(d.Rule), Key: d.Key, Revision: c.Revision, Fields: d.Fields.Names(),
+		Basis: divergence.Basis(basis), Differs: c.named(differs), At: time.Now(),
 		Trigger: divergence.Trigger{
 			Kind: string(c.kind), Method: c.method, ServedBy: c.servedBy,
 			ServedDiffering: len(c.claims) > 0 && slices.Contains(differs, c.servedBy),

@@ -21,6 +21,7 @@ type Metrics struct {
 	reads    *prometheus.CounterVec
 	bytes    *prometheus.CounterVec
 	poison   prometheus.Gauge
+	paused   prometheus.Gauge
 }
 
 // outcome of sampling a call of a kind.
@@ -47,14 +48,15 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		}),
 		reads:  counter("member_reads_total", "RPCs of the shadow by member id and answer (ok, or why not); probes not included.", "member", "answer"),
 		bytes:  counter("member_bytes_total", "Bytes of members' answers to the shadow, by member id.", "member"),
-		poison: prometheus.NewGauge(prometheus.GaugeOpts{Name: "parallax_shadow_poisoned_ranges", Help: "Ranges that are not read any more, because a member was lost while it read them; SIGHUP lets them be read again."}),
+		poison: prometheus.NewGauge(prometheus.GaugeOpts{Name: "parallax_shadow_poisoned_ranges", Help: "Ranges that are not read any more, because a member was lost while it read them; to pause the shadow and let it go on lets them be read again."}),
+		paused: prometheus.NewGauge(prometheus.GaugeOpts{Name: "parallax_shadow_paused", Help: "1 while the shadow is paused."}),
 	}
 	for _, k := range []kind{read, write} {
 		for why, label := range map[dropped]string{taken: "sampled", dropShare: string(dropShare), dropBusy: string(dropBusy), dropPaused: string(dropPaused)} {
 			m.calls[outcome{k, why}] = calls.WithLabelValues(string(k), label)
 		}
 	}
-	r.MustRegister(calls, m.drops, m.skips, m.checks, m.retries, m.duration, m.reads, m.bytes, m.poison)
+	r.MustRegister(calls, m.drops, m.skips, m.checks, m.retries, m.duration, m.reads, m.bytes, m.poison, m.paused)
 	return m
 }
 
@@ -75,10 +77,20 @@ func (m *Metrics) concluded(k kind, v judge.Verdict, took time.Duration) {
 	m.duration.Observe(took.Seconds())
 }
 
-func (m *Metrics) asked(id uint64, bytes int, k judge.Kind) {
-	label := member.FormatID(id)
-	m.reads.WithLabelValues(label, string(k.Reason())).Inc()
-	m.bytes.WithLabelValues(label).Add(float64(bytes))
+func (m *Metrics) asked(id uint64, k judge.Kind) {
+	m.reads.WithLabelValues(member.FormatID(id), string(k.Reason())).Inc()
+}
+
+func (m *Metrics) answered(id uint64, bytes int) {
+	m.bytes.WithLabelValues(member.FormatID(id)).Add(float64(bytes))
+}
+
+func (m *Metrics) pause(paused bool) {
+	if paused {
+		m.paused.Set(1)
+	} else {
+		m.paused.Set(0)
+	}
 }
 
 func (m *Metrics) poisoned(ranges int) { m.poison.Set(float64(ranges)) }

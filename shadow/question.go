@@ -1,7 +1,6 @@
 package shadow
 
 import (
-	"bytes"
 	"errors"
 	"slices"
 
@@ -26,6 +25,7 @@ const (
 // never the open end: the index is walked to range_end whatever the limit.
 const (
 	sliceKeys  = 100
+	blindKeys  = 4 // of a list that was served without values
 	sliceBytes = 256 << 10
 	// putsPerCall bounds what one transaction can ask for.
 	putsPerCall = 8
@@ -49,6 +49,7 @@ type target struct {
 	method         string
 	servedBy       uint64
 	seen           []judge.KV // key-values that the client was served, for the verified keys
+	old            bool       // … at a revision that the client chose, so not what it would be served now
 }
 
 // skipped says why a call gives no question. It is a label of a metric.
@@ -56,7 +57,7 @@ type skipped string
 
 const (
 	skipUndecodable skipped = "undecodable"
-	skipRefused     skipped = "refused"     // the member refused a call that wrote nothing
+	skipRefused     skipped = "refused"     // the call failed, and gives no reason to look at a write
 	skipNothing     skipped = "nothing"     // the answer names no key that can be asked for
 	skipUnpinned    skipped = "unpinned"    // no revision to pin to
 	skipUnsupported skipped = "unsupported" // an intermediate state, or a form that PIN does not allow
@@ -91,11 +92,12 @@ type source struct {
 	call     Call
 	header   *pb.ResponseHeader
 	kind     kind
-	noClaims bool // a transaction whose operations may have touched one another
+	old      bool
+	noClaims bool // what the client was told proves nothing
 }
 
 func (s source) target(q judge.Question, claims ...judge.Claim) target {
-	t := target{Question: q, kind: s.kind, method: s.call.Method, servedBy: s.header.GetMemberId()}
+	t := target{Question: q, kind: s.kind, method: s.call.Method, servedBy: s.header.GetMemberId(), old: s.old}
 	if !s.noClaims {
 		t.claims = claims
 	}
@@ -120,6 +122,10 @@ func rangeQuestion(c Call, pick func(int) int) ([]target, skipped) {
 		return nil, skipUndecodable
 	}
 	s := source{call: c, header: resp.GetHeader(), kind: read}
+	// A field that is not known may be a filter of a later version. And a stream
+	// at a negative revision, which etcd does not refuse, reads each chunk at
+	// another revision.
+	s.noClaims = len(req.ProtoReflect().GetUnknown()) > 0 || c.Method == methodRangeStream && req.GetRevision() < 0
 	return s.rangeTarget(&req, resp, c.Truncated, pick)
 }
 
@@ -130,6 +136,7 @@ func (s source) rangeTarget(req *pb.RangeRequest, resp *pb.RangeResponse, trunca
 	if revision <= 0 {
 		revision = s.header.GetRevision()
 	}
+	s.old = req.GetRevision() > 0
 	if truncated && s.header == nil { // the head of a RangeStream: its last chunk would have told
 		revision, s.noClaims = 0, true
 	} else if revision < 2 {
@@ -169,11 +176,14 @@ func (s source) sliceTarget(req *pb.RangeRequest, resp *pb.RangeResponse, revisi
 		t.seen = []judge.KV{one}
 		return []target{t}, ""
 	}
-	first := 0
-	if len(all) > sliceKeys {
-		first = pick(len(all) - sliceKeys + 1)
+	most, first := sliceKeys, 0
+	if req.GetKeysOnly() {
+		most = blindKeys // how large their values are, nobody knows
 	}
-	slice := all[first:min(first+sliceKeys, len(all))]
+	if len(all) > most {
+		first = pick(len(all) - most + 1)
+	}
+	slice := slices.Clone(all[first:min(first+most, len(all))]) // and let go of the rest
 	for n, size := 0, 0; n < len(slice); n++ {
 		if size += len(slice[n].Key) + len(slice[n].Value); size > sliceBytes && n > 0 {
 			slice = slice[:n]
@@ -189,70 +199,6 @@ func (s source) sliceTarget(req *pb.RangeRequest, resp *pb.RangeResponse, revisi
 // filtered tells whether a Range may have left out keys inside its range.
 func filtered(req *pb.RangeRequest) bool {
 	return req.GetMinModRevision() != 0 || req.GetMaxModRevision() != 0 || req.GetMinCreateRevision() != 0 || req.GetMaxCreateRevision() != 0
-}
-
-func putQuestion(c Call) ([]target, skipped) {
-	var req pb.PutRequest
-	var resp pb.PutResponse
-	if c.Truncated || decode(c, &req, &resp) != nil {
-		return nil, skipUndecodable
-	}
-	s := source{call: c, header: resp.GetHeader(), kind: write}
-	return s.pinned(s.putTargets(&req, &resp, s.header.GetRevision()))
-}
-
-// putTargets: a put that was acknowledged at revision tells value, lease and
-// mod_revision in advance (ORACLE), and its prev_kv the state before it.
-func (s source) putTargets(req *pb.PutRequest, resp *pb.PutResponse, revision int64) []target {
-	q := judge.Question{Key: req.GetKey(), Revision: revision}
-	kv := judge.KV{Key: req.GetKey(), Value: req.GetValue(), Lease: req.GetLease(), ModRevision: revision}
-	fields := judge.Value | judge.Lease | judge.ModRevision
-	if req.GetIgnoreValue() || req.GetIgnoreLease() {
-		fields = 0 // no claim but that the key is there
-	}
-	targets := []target{s.target(q, s.claim(fields, kv))}
-	if req.GetPrevKv() {
-		targets = append(targets, s.before(req.GetKey(), nil, revision, one(resp.GetPrevKv()))...)
-	}
-	return targets
-}
-
-func deleteQuestion(c Call) ([]target, skipped) {
-	var req pb.DeleteRangeRequest
-	var resp pb.DeleteRangeResponse
-	if c.Truncated || decode(c, &req, &resp) != nil {
-		return nil, skipUndecodable
-	}
-	s := source{call: c, header: resp.GetHeader(), kind: write}
-	return s.pinned(s.deleteTargets(&req, &resp, s.header.GetRevision()))
-}
-
-// deleteTargets: a delete that was acknowledged at revision, and found
-// something, leaves nothing in its range at that revision (ORACLE).
-func (s source) deleteTargets(req *pb.DeleteRangeRequest, resp *pb.DeleteRangeResponse, revision int64) []target {
-	q := judge.Question{Key: req.GetKey(), End: req.GetRangeEnd(), Revision: revision}
-	switch {
-	case resp.GetDeleted() == 0:
-		if len(q.End) > 0 {
-			return nil // nothing is known, and the range may be long
-		}
-		return []target{s.target(q)}
-	case bytes.Equal(q.End, []byte{0}) || resp.GetDeleted() > sliceKeys:
-		return nil // an open end, or more than one question may walk
-	}
-	targets := []target{s.target(q, s.claim(judge.Present))}
-	if req.GetPrevKv() {
-		targets = append(targets, s.before(q.Key, q.End, revision, resp.GetPrevKvs())...)
-	}
-	return targets
-}
-
-// before asks for the state before a write: prev_kv is the state at R−1.
-func (s source) before(key, end []byte, revision int64, prev []*mvccpb.KeyValue) []target {
-	if revision-1 < 2 {
-		return nil
-	}
-	return []target{s.target(judge.Question{Key: key, End: end, Revision: revision - 1}, s.claim(served, kvs(prev)...))}
 }
 
 // pinned leaves out what cannot be pinned.

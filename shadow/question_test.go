@@ -41,7 +41,7 @@ func TestQuestionTranscripts(t *testing.T) {
 }
 
 func parseCall(t *testing.T, d *datadriven.TestData) Call {
-	c := Call{Method: "/etcdserverpb.KV/" + d.Cmd, Epoch: 1, Final: true}
+	c := Call{Method: "/etcdserverpb.KV/" + d.Cmd, Epoch: 1}
 	d.MaybeScanArgs(t, "epoch", &c.Epoch)
 	d.MaybeScanArgs(t, "code", &c.Code)
 	parts := strings.Split(d.Input, "==\n")
@@ -162,6 +162,7 @@ func FuzzQuestions(f *testing.F) {
 func TestSlicesAreClosedAndBounded(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 400).Draw(t, "keys")
+		keysOnly := rapid.Bool().Draw(t, "keys only")
 		size := rapid.SampledFrom([]int{0, 10, 4 << 10, 300 << 10}).Draw(t, "value size")
 		if size > 4<<10 {
 			n = min(n, 5)
@@ -171,7 +172,7 @@ func TestSlicesAreClosedAndBounded(t *testing.T) {
 			resp.Kvs = append(resp.Kvs, &mvccpb.KeyValue{Key: fmt.Appendf(nil, "k%04d", i), Value: make([]byte, size)})
 		}
 		s := source{call: Call{Epoch: 1}, header: resp.Header, kind: read}
-		targets, why := s.rangeTarget(&pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l"), Limit: int64(n)}, resp, false,
+		targets, why := s.rangeTarget(&pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l"), Limit: int64(n), KeysOnly: keysOnly}, resp, false,
 			func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "pick") })
 		if why != "" || len(targets) != 1 {
 			t.Fatalf("got %d targets, %q", len(targets), why)
@@ -184,7 +185,7 @@ func TestSlicesAreClosedAndBounded(t *testing.T) {
 		for _, kv := range claim.KVs {
 			total += len(kv.Value)
 		}
-		if len(claim.KVs) > sliceKeys || len(claim.KVs) > 1 && total > sliceBytes {
+		if keysOnly && len(claim.KVs) > blindKeys || len(claim.KVs) > sliceKeys || len(claim.KVs) > 1 && total > sliceBytes {
 			t.Fatalf("a slice of %d keys and %d bytes", len(claim.KVs), total)
 		}
 	})

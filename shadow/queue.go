@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// queue holds the checks that wait. Checks that were begun go first, then what
-// writes gave rise to, then reads.
+// queue holds the checks that wait. Checks that were begun, and second looks,
+// go first; then three of writes to one of reads, so that neither starves.
 //
 // Of one kind it hands out a random one among the newest: under overload a check
 // is of something that happened a moment ago, each of the newest has the same
@@ -21,6 +21,8 @@ type queue struct {
 	window func() int    // how many of the newest are chosen from
 	wake   chan struct{} // one waiter is to look again
 	count  atomic.Int64  // of all that wait, for those who must not wait for mu
+
+	handed int // checks so far
 
 	due, writes, reads []*check
 	later              []*check // not before their time; unordered, it is short
@@ -36,6 +38,21 @@ func newQueue(most int, window func() int) *queue {
 func (q *queue) len() int { return int(q.count.Load()) }
 
 func (q *queue) size() int { return len(q.due) + len(q.writes) + len(q.reads) + len(q.later) }
+
+// looks are the second looks that wait.
+func (q *queue) looks() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := 0
+	for _, list := range [][]*check{q.due, q.later} {
+		for _, c := range list {
+			if c.kind == refusedWrite || c.kind == recheck {
+				n++
+			}
+		}
+	}
+	return n
+}
 
 // push adds a check, and returns those that were displaced by it, with the
 // reason.
@@ -67,7 +84,7 @@ func (q *queue) push(c *check) (out []*check, why dropped) {
 // put a check into the list of its kind, when its time has come.
 func (q *queue) put(c *check) {
 	switch {
-	case c.first != nil:
+	case c.first != nil || c.kind == refusedWrite || c.kind == recheck:
 		q.due = append(q.due, c)
 	case c.kind == read:
 		q.reads = append(q.reads, c)
@@ -138,13 +155,14 @@ func (q *queue) next(now time.Time) (*check, time.Duration) {
 	case len(q.due) > 0:
 		c, q.due[0] = q.due[0], nil
 		q.due = q.due[1:]
-	case len(q.writes) > 0:
+	case len(q.writes) > 0 && (len(q.reads) == 0 || q.handed%4 != 3):
 		c = q.newest(&q.writes)
 	case len(q.reads) > 0:
 		c = q.newest(&q.reads)
 	default:
 		return nil, wait
 	}
+	q.handed++
 	q.bytes -= c.bytes
 	q.count.Add(-1)
 	if q.size() > 0 {

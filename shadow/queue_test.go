@@ -152,3 +152,20 @@ func TestSettledWritesAreNotFirstInFirstOut(t *testing.T) {
 		}
 	})
 }
+
+func TestReadsDoNotStarve(t *testing.T) {
+	q := newQueue(1000, windowOf(1))
+	for range 200 {
+		q.push(pending(write, "w"))
+		q.push(pending(read, "r"))
+	}
+	reads := 0
+	for range 100 {
+		if c, _ := q.next(time.Now()); c.kind == read {
+			reads++
+		}
+	}
+	if reads != 25 {
+		t.Errorf("%d of 100 checks were of reads", reads)
+	}
+}

@@ -2,6 +2,7 @@ package shadow
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"math/rand/v2"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/etcd-parallax/parallax/shadow/judge"
@@ -175,20 +177,86 @@ func field(message []byte, want protowire.Number) []byte {
 	return nil
 }
 
+// account of one member.
+type account struct {
+	reads, bytes *rate.Limiter
+
+	mu      sync.Mutex
+	rest    time.Time // not asked before
+	restFor time.Duration
+}
+
+func setLimit(l *rate.Limiter, perSecond float64, burst int) {
+	if l.Limit() != rate.Limit(perSecond) {
+		l.SetLimit(rate.Limit(perSecond))
+		l.SetBurst(burst)
+	}
+}
+
+// pay waits until the member may be asked once more. GUARANTEE G6: shadow load
+// stays within the configured budget per member; every RPC counts.
+func (acc *account) pay(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, payPatience)
+	defer cancel()
+	if err := acc.bytes.Wait(ctx); err != nil { // in debt until earlier answers are paid for
+		return err
+	}
+	return acc.reads.Wait(ctx)
+}
+
+// charge the size of an answer, which nobody knew before.
+func (acc *account) charge(n int) {
+	for now := time.Now(); n > 0; {
+		part := min(n, acc.bytes.Burst())
+		acc.bytes.ReserveN(now, part)
+		n -= part
+	}
+}
+
+func (acc *account) resting(now time.Time) bool {
+	acc.mu.Lock()
+	defer acc.mu.Unlock()
+	return now.Before(acc.rest)
+}
+
+// took notes how an answer came. A slow member is left alone for a while, longer
+// each time, until it is quick again: the shadow must not be what keeps it slow.
+func (acc *account) took(d time.Duration, k judge.Kind, now time.Time) {
+	acc.mu.Lock()
+	defer acc.mu.Unlock()
+	switch {
+	case k == judge.Timeout || k == judge.OK && d >= slowRead:
+		acc.restFor = min(max(2*acc.restFor, restFirst), restLongest)
+		acc.rest = now.Add(acc.restFor)
+	case k == judge.OK:
+		acc.restFor = 0
+	}
+}
+
 // verified remembers which keys every member was seen to hold alike, by (key,
 // mod_revision), and for which connections: an epoch that changes forgets.
 type verified struct {
-	entries *lru.Cache[[16]byte, verifiedAt]
+	entries *lru.Cache[[16]byte, verifiedUntil]
 	life    time.Duration
 }
 
-type verifiedAt struct {
-	at     time.Time
+type verifiedUntil struct {
+	until  time.Time
 	epochs uint64 // fingerprint of the members' epochs
 }
 
+const (
+	// pendingLife is how long a key that is about to be checked is not sampled
+	// again; an absent one, which is not told from itself after a creation and a
+	// deletion, is not remembered longer than that either.
+	pendingLife = 5 * time.Second
+	// openLife is how long a key is left alone of which all that answered agreed,
+	// while one member is away.
+	openLife = 2 * time.Second
+)
+
 func newVerified(size int, life time.Duration) *verified {
-	c, err := lru.New[[16]byte, verifiedAt](size)
+	c, err := lru.New[[16]byte, verifiedUntil](size)
 	if err != nil {
 		panic(err) // the size is not positive
 	}
@@ -205,18 +273,26 @@ func verifiedKey(kv judge.KV) (id [16]byte) {
 func (v *verified) all(kvs []judge.KV, epochs uint64, now time.Time) bool {
 	for _, kv := range kvs {
 		e, ok := v.entries.Get(verifiedKey(kv))
-		if !ok || e.epochs != epochs || now.Sub(e.at) >= v.life {
+		if !ok || e.epochs != epochs || !now.Before(e.until) {
 			return false
 		}
 	}
 	return len(kvs) > 0
 }
 
-// add remembers key-values that are verified, or about to be: in between, the
-// same key is not sampled again.
+// add remembers key-values that were verified.
 func (v *verified) add(kvs []judge.KV, epochs uint64, now time.Time) {
+	v.hold(kvs, epochs, now, v.life)
+}
+
+// hold remembers key-values for at most a time.
+func (v *verified) hold(kvs []judge.KV, epochs uint64, now time.Time, life time.Duration) {
 	for _, kv := range kvs {
-		v.entries.Add(verifiedKey(kv), verifiedAt{at: now, epochs: epochs})
+		most := min(life, v.life)
+		if kv.ModRevision == 0 {
+			most = min(most, pendingLife)
+		}
+		v.entries.Add(verifiedKey(kv), verifiedUntil{until: now.Add(most), epochs: epochs})
 	}
 }
 

@@ -10,11 +10,13 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"github.com/etcd-parallax/parallax/shadow/divergence"
 	"github.com/etcd-parallax/parallax/shadow/judge"
@@ -30,8 +32,6 @@ type Call struct {
 	Responses [][]byte
 	Truncated bool
 	Code      int
-	Message   string
-	Final     bool
 }
 
 // Shadow of the clients' traffic. Its fields are set before Run and not changed
@@ -54,7 +54,9 @@ type Shadow struct {
 	held     atomic.Int64 // bytes in calls
 	queue    *queue
 	verified *verified
+	old      *verified // of reads at a revision that the client chose
 	refused  *verified // keys of refused writes that are being looked at
+	decoded  *rate.Limiter
 	ask      asker
 }
 
@@ -67,6 +69,11 @@ const (
 	// requestBytes and answerBytes are copied of one call at most.
 	requestBytes = 1 << 20
 	answerBytes  = 512 << 10
+	// decodeBytes are looked at in a second: what was verified a moment ago costs
+	// no read, but it has to be decoded to be known.
+	decodeBytes = 16 << 20
+	// oldKeys are remembered of reads at a revision that the client chose.
+	oldKeys = 4096
 	// rechecks is how many open findings are looked at again in one round.
 	rechecks = 10
 )
@@ -84,8 +91,10 @@ func (s *Shadow) Init(r Rates) {
 		s.queue = newQueue(size, func() int { return int(s.sampler.rates.Load().ReadsPerSecond) })
 		s.sampler.waiting = s.queue.len
 		s.verified = newVerified(orDefault(s.VerifiedKeys, 65536), orDefault(s.VerifiedFor, time.Minute))
+		s.old = newVerified(oldKeys, orDefault(s.VerifiedFor, time.Minute))
+		s.decoded = rate.NewLimiter(decodeBytes, decodeBytes)
 		s.refused = newVerified(orDefault(s.QueueSize, 4096), time.Second)
-		s.ask = asker{rates: s.sampler.rates.Load, metrics: s.Metrics, logger: s.Logger, guard: s.guard}
+		s.ask = asker{rates: s.sampler.rates.Load, metrics: s.Metrics, logger: s.Logger, guard: s.guard, paused: s.Paused}
 	})
 }
 
@@ -101,20 +110,28 @@ func (s *Shadow) lagBudget() time.Duration { return orDefault(s.LagBudget, 2*tim
 // SetRates changes rates and budgets from the next call on.
 func (s *Shadow) SetRates(r Rates) { s.sampler.rates.Store(&r) }
 
-// Pause stops all shadow reads, or lets them go on, from the next one on. What
-// waits is dropped.
-func (s *Shadow) Pause(paused bool) { s.sampler.paused.Store(paused) }
+// Pause stops all shadow reads, from the next one on, or lets them go on. What
+// waits is dropped. To go on is an operator's word, and so ranges are read again
+// over which a member was lost.
+func (s *Shadow) Pause(paused bool) {
+	if was := s.sampler.paused.Swap(paused); was && !paused {
+		s.ask.forgive()
+	}
+	s.Metrics.pause(paused)
+}
 
 // Paused tells whether Pause is in force.
 func (s *Shadow) Paused() bool { return s.sampler.paused.Load() }
 
-// Forgive lets ranges be read again on which a member was lost.
-func (s *Shadow) Forgive() { s.ask.forgive() }
-
 // Request tells how many bytes of a request to copy at most; 0 where nobody
 // wants the call.
 func (s *Shadow) Request(method string) int {
-	if _, known := methodKind(method); !known || s.Paused() {
+	k, known := methodKind(method)
+	if known && s.Paused() {
+		s.Metrics.sampled(k, dropPaused)
+		return 0
+	}
+	if !known {
 		return 0
 	}
 	return requestBytes
@@ -179,6 +196,10 @@ func (s *Shadow) intake(ctx context.Context) {
 			return
 		case c := <-s.calls:
 			s.held.Add(-int64(c.size()))
+			if !s.decoded.AllowN(time.Now(), c.size()) {
+				s.Metrics.dropped(dropBusy, 1)
+				continue
+			}
 			s.guard(func() { s.take(c) })
 		}
 	}
@@ -187,10 +208,10 @@ func (s *Shadow) intake(ctx context.Context) {
 // guard keeps a panic of the shadow inside the shadow. GUARANTEE G2.
 func (s *Shadow) guard(f func()) {
 	defer func() {
-		if p := recover(); p != nil {
+		if recover() != nil {
 			s.Metrics.dropped(dropPanic, 1)
-			if s.Logger != nil {
-				s.Logger.Error("the shadow panicked over a check; clients are not concerned, please report it", "panic", p)
+			if s.Logger != nil { // without the panic's value, which may hold a client's (G8)
+				s.Logger.Error("the shadow panicked over a check; clients are not concerned, please report this", "stack", string(debug.Stack()))
 			}
 		}
 	}()
@@ -209,7 +230,10 @@ func (s *Shadow) take(c Call) {
 	current := epochs(connections(snap.Members))
 	for i, t := range targets {
 		known := s.verified
-		if t.kind == refusedWrite { // nothing was seen of its key; the looks that are under way count for it
+		switch {
+		case t.old:
+			known = s.old
+		case t.kind == refusedWrite: // nothing was seen of its key; the looks that are under way count for it
 			known, t.seen = s.refused, []judge.KV{{Key: t.Key}}
 		}
 		if m := snap.Behind(c.Endpoint); t.servedBy == 0 && m != nil {
@@ -219,8 +243,8 @@ func (s *Shadow) take(c Call) {
 			s.Metrics.dropped(dropVerified, 1)
 			continue
 		}
-		known.add(t.seen, current, now)
-		one := &check{target: t, since: now}
+		known.hold(t.seen, current, now, pendingLife)
+		one := &check{target: t, known: known, since: now}
 		if i == 0 {
 			one.bytes = c.size() // the targets of a call share its bytes
 		}
@@ -229,7 +253,7 @@ func (s *Shadow) take(c Call) {
 			for _, after := range refusedLooks {
 				look := *one
 				look.notBefore = now.Add(after)
-				s.enqueue(&look)
+				s.look(&look)
 			}
 		case write:
 			one.notBefore = now.Add(settle)
@@ -240,10 +264,21 @@ func (s *Shadow) take(c Call) {
 	}
 }
 
+// look puts a second look into the queue, of which looks may fill a quarter:
+// whoever sends nothing but transactions that are refused must not keep the
+// others from being checked.
+func (s *Shadow) look(c *check) {
+	if s.queue.looks() > s.queue.max/4 {
+		s.Metrics.dropped(dropQueue, 1)
+		return
+	}
+	s.enqueue(c)
+}
+
 func (s *Shadow) enqueue(c *check) {
 	displaced, why := s.queue.push(c)
 	for _, d := range displaced {
-		s.verified.remove(d.seen)
+		d.known.remove(d.seen)
 	}
 	s.Metrics.dropped(why, len(displaced))
 }
@@ -262,7 +297,7 @@ func (s *Shadow) work(ctx context.Context) {
 			return
 		}
 		if r := s.sampler.rates.Load(); s.Paused() || r.ReadsPerSecond <= 0 || r.BytesPerSecond <= 0 {
-			s.verified.remove(c.seen)
+			c.known.remove(c.seen)
 			s.Metrics.dropped(dropPaused, 1)
 			continue
 		}
@@ -290,11 +325,15 @@ func (s *Shadow) recheckOpen(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if snap := s.Members.Snapshot(); snap.Cluster != 0 {
-			s.Log.Members(snap.Cluster, snap.Listed)
-		}
-		for _, f := range s.Log.Open(rechecks) {
-			s.enqueue(&check{since: time.Now(), target: target{Question: judge.Question{Key: f.Key}, kind: recheck}})
-		}
+		s.guard(s.recheckSome)
+	}
+}
+
+func (s *Shadow) recheckSome() {
+	if snap := s.Members.Snapshot(); snap.Cluster != 0 {
+		s.Log.Members(snap.Cluster, snap.Listed)
+	}
+	for _, f := range s.Log.Open(rechecks) {
+		s.look(&check{target: target{Question: judge.Question{Key: f.Key}, kind: recheck}, known: s.verified, since: time.Now()})
 	}
 }

@@ -147,7 +147,7 @@ func (r *rig) put(key string) Call {
 	m := r.cluster.Members[0]
 	req, _ := proto.Marshal(&pb.PutRequest{Key: []byte(key), Value: []byte("red")})
 	resp, _ := proto.Marshal(&pb.PutResponse{Header: &pb.ResponseHeader{ClusterId: m.ClusterID, MemberId: m.ID, Revision: 7}})
-	return Call{Method: methodPut, Endpoint: m.URL, Epoch: r.Members.Epoch(m.URL), Request: req, Responses: [][]byte{resp}, Final: true}
+	return Call{Method: methodPut, Endpoint: m.URL, Epoch: r.Members.Epoch(m.URL), Request: req, Responses: [][]byte{resp}}
 }
 
 // get is an answer that member i served.
@@ -156,7 +156,7 @@ func (r *rig) get(i int, key string, kv *mvccpb.KeyValue) Call {
 	kv.Key = []byte(key)
 	req, _ := proto.Marshal(&pb.RangeRequest{Key: []byte(key)})
 	resp, _ := proto.Marshal(&pb.RangeResponse{Header: &pb.ResponseHeader{ClusterId: m.ClusterID, MemberId: m.ID, Revision: 10}, Kvs: []*mvccpb.KeyValue{kv}, Count: 1})
-	return Call{Method: methodRange, Endpoint: m.URL, Epoch: r.Members.Epoch(m.URL), Request: req, Responses: [][]byte{resp}, Final: true}
+	return Call{Method: methodRange, Endpoint: m.URL, Epoch: r.Members.Epoch(m.URL), Request: req, Responses: [][]byte{resp}}
 }
 
 func (r *rig) reads(i int) (n int) {
@@ -168,8 +168,8 @@ func TestHealthyMembersAreConsistentAndSilent(t *testing.T) {
 	r := newRig(t)
 	r.allHold(red())
 	r.Observe(r.put("a"))
-	if r.verdicts(1, write, judge.Consistent, "") != 1 || len(r.records.all(t)) != 0 {
-		t.Fatalf("records of a healthy cluster: %+v", r.records.all(t))
+	if r.verdicts(1, write, judge.Consistent, "") != 1 || r.Log.IsOpen([]byte("a")) {
+		t.Fatal("a healthy cluster is accused")
 	}
 }
 
@@ -285,7 +285,8 @@ func TestARangeThatCostAMemberIsReadNoMore(t *testing.T) {
 	}
 	r.holds(2, red())
 	m.Listen(t, m.URL[len("http://"):])
-	r.Forgive()
+	r.Pause(true) // the operator has looked at it
+	r.Pause(false)
 	r.until("it to be read again", func() bool {
 		r.Observe(r.put("a"))
 		return r.verdicts(3, write, judge.Consistent, "") > 0
@@ -314,7 +315,7 @@ func TestARefusedWriteIsLookedAtFourTimes(t *testing.T) {
 		{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte("k1"), Revision: 1e6}}},
 	}})
 	r.cluster.Members[0].Change(func(m *membertest.Member) { m.Revision = 9 }) // it missed the write
-	r.Observe(Call{Method: methodTxn, Endpoint: r.cluster.Members[0].URL, Request: req, Code: 11, Final: true})
+	r.Observe(Call{Method: methodTxn, Endpoint: r.cluster.Members[0].URL, Request: req, Code: 11})
 	if r.verdicts(4, refusedWrite, judge.Consistent, "") != 4 {
 		t.Error("not looked at four times at a revision that all can answer")
 	}
@@ -367,4 +368,83 @@ func TestAPausedShadowReadsNothing(t *testing.T) {
 	r.Pause(false)
 	r.Observe(r.put("a"))
 	r.verdicts(1, write, judge.Consistent, "")
+}
+
+// A differing member that is slow rests after its first answer; what it showed is
+// confirmed all the same.
+func TestASlowMemberIsConfirmed(t *testing.T) {
+	r := newRig(t)
+	r.allHold(red())
+	r.cluster.Members[2].Change(func(m *membertest.Member) {
+		m.Range = func(context.Context, *pb.RangeRequest) (*pb.RangeResponse, error) {
+			time.Sleep(slowRead + 50*time.Millisecond) // this is what slow means
+			return &pb.RangeResponse{}, nil
+		}
+	})
+	r.Observe(r.put("a"))
+	r.until("a record", func() bool { return len(r.records.all(t)) == 1 })
+}
+
+// Reads that wait for the budget or their turn see a pause, and a range that was
+// poisoned meanwhile.
+func TestWhatForbidsAReadIsLookedAtRightBefore(t *testing.T) {
+	for name, c := range map[string]struct {
+		forbid func(r *rig)
+		want   judge.Kind
+	}{
+		"pause":  {func(r *rig) { r.Pause(true) }, judge.Paused},
+		"poison": {func(r *rig) { r.ask.lost(r.Members.Snapshot().Members[0], judge.Question{Key: []byte("a")}) }, judge.Poisoned},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			m := r.Members.Snapshot().Members[0]
+			release, err := m.Turn(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := make(chan judge.Answer)
+			go func() { got <- r.ask.one(t.Context(), m, judge.Question{Key: []byte("a"), Revision: 7}, false) }()
+			r.until("the read to have paid", func() bool {
+				return r.ask.account(m.ID).reads.Tokens() < float64(r.ask.account(m.ID).reads.Burst())
+			})
+			c.forbid(r)
+			release()
+			if a := <-got; a.Kind != c.want || r.reads(0) != 0 {
+				t.Errorf("%s, %d reads were sent", a.Kind.Reason(), r.reads(0))
+			}
+		})
+	}
+}
+
+// With one member away the others are not asked for every read of a busy key.
+func TestABusyKeyIsLeftAloneWhileAMemberIsAway(t *testing.T) {
+	r := newRig(t)
+	r.allHold(red())
+	r.cluster.Members[2].Stop()
+	r.Observe(r.get(0, "a", red()))
+	r.verdicts(1, read, judge.Inconclusive, judge.Unreachable.Reason())
+	before := r.reads(1)
+	for range 100 {
+		r.Observe(r.get(0, "a", red()))
+	}
+	r.until("all to be dropped", func() bool {
+		return testutil.ToFloat64(r.Metrics.drops.WithLabelValues(string(dropVerified))) == 100
+	})
+	if n := r.reads(1); n != before {
+		t.Errorf("%d more reads of one key within a moment", n-before)
+	}
+}
+
+// An answer over the limit is paid for: nobody knows how much of it came.
+func TestAnOversizedAnswerIsPaidFor(t *testing.T) {
+	r := newRig(t)
+	r.SetRates(Rates{ReadsPerSecond: 1e6, BytesPerSecond: 1 << 20, Reads: 1, Writes: 1})
+	huge := red()
+	huge.Value = make([]byte, member.MaxAnswer+1)
+	r.allHold(huge)
+	r.Observe(r.put("a"))
+	r.verdicts(1, write, judge.Inconclusive, judge.Exhausted.Reason())
+	if tokens := r.ask.account(1).bytes.Tokens(); tokens > -float64(member.MaxAnswer-(2<<20)) {
+		t.Errorf("%v bytes are left of the budget", tokens)
+	}
 }

@@ -21,7 +21,11 @@ func (e ear) Response(method string, request []byte) tap.Limits {
 	return tap.Limits{Bytes: e.shadow.Answer(method, request)}
 }
 
-func (e ear) Observe(c tap.Call) { e.shadow.Observe(shadow.Call(c)) }
+func (e ear) Observe(c tap.Call) {
+	e.shadow.Observe(shadow.Call{
+		Method: c.Method, Endpoint: c.Endpoint, Epoch: c.Epoch, Request: c.Request, Responses: c.Responses, Truncated: c.Truncated, Code: c.Code,
+	})
+}
 
 // health translates what the probes know of an endpoint for the picker.
 func (s *server) health(endpoint string) proxy.Health {

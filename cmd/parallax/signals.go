@@ -131,7 +131,6 @@ func (s *server) reload(live *config.Config, load func() (*config.Config, error)
 		}
 	}
 	if s.shadow != nil {
-		s.shadow.Forgive() // ranges over which a member was lost: SIGHUP is the operator's word
 		s.records.Reopen() // logrotate
 	}
 	return live

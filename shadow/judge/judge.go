@@ -57,20 +57,21 @@ const (
 	Resting           // not asked: the member was slow a moment ago
 	OverBudget        // not asked: the member's budget is spent for long
 	Poisoned          // not asked: a member was lost while this range was read
+	Paused            // not asked: the shadow is paused
 )
 
 var kinds = [...]Reason{
 	OK: "ok", FutureRev: "future-revision", Compacted: "compacted", Denied: "permission-denied", Refused: "refused",
 	Unreachable: "unreachable", Timeout: "timeout", Exhausted: "resource-exhausted", EpochChanged: "epoch-changed",
-	Foreign: "foreign-member", Resting: "member-resting", OverBudget: "over-budget", Poisoned: "poisoned-range",
+	Foreign: "foreign-member", Resting: "member-resting", OverBudget: "over-budget", Poisoned: "poisoned-range", Paused: "paused",
 }
 
 // Reason names the kind as the reason of an inconclusive verdict.
 func (k Kind) Reason() Reason { return kinds[k] }
 
-// heard tells whether the member itself gave the answer, on the connection of
+// Heard tells whether the member itself gave the answer, on the connection of
 // the answer's epoch.
-func (k Kind) heard() bool { return k <= Compacted }
+func (k Kind) Heard() bool { return k <= Compacted }
 
 // Answer is what one member said to a [Question].
 type Answer struct {
@@ -112,6 +113,18 @@ type Verdict struct {
 	Outcome Outcome
 	Reason  Reason // of an inconclusive verdict
 	Diffs   []Diff // of a divergent one, ascending by key
+}
+
+// Judge applies PIN, and where that finds nothing, what was claimed.
+func Judge(q Question, claims []Claim, first, again []Answer) Verdict {
+	v := PIN(q, first, again)
+	if v.Outcome == Divergent {
+		return v
+	}
+	if o := Oracle(q, claims, first, again); o.Outcome == Divergent || v.Outcome == Consistent {
+		return o
+	}
+	return v
 }
 
 func inconclusive(r Reason) Verdict { return Verdict{Reason: r} }

@@ -28,15 +28,10 @@ func TestTranscripts(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			s := parse(t, d)
-			v := PIN(s.q, s.first, s.again)
+			v := Judge(s.q, s.claims, s.first, s.again)
 			for i, diff := range v.Diffs {
-				if moved, ok := Shifted(diff, s.newest); ok {
+				if moved, ok := Shifted(diff, s.first, s.newest); ok {
 					v.Diffs[i] = moved
-				}
-			}
-			if d.Cmd == "oracle" && v.Outcome != Divergent {
-				if o := Oracle(s.q, s.claims, s.first, s.again); o.Outcome == Divergent || v.Outcome == Consistent {
-					v = o
 				}
 			}
 			return render(v, s.voters)

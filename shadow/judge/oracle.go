@@ -31,7 +31,7 @@ func Oracle(q Question, claims []Claim, first, again []Answer) Verdict {
 	v := Verdict{Outcome: Consistent}
 	for _, c := range claims {
 		own, found := of(first, c.Member)
-		if c.Epoch == 0 || !found || own.Epoch != c.Epoch || !own.Kind.heard() {
+		if c.Epoch == 0 || !found || own.Epoch != c.Epoch || !own.Kind.Heard() || c.fromLater(q.Revision) {
 			continue // void: it accuses nobody, and excuses nobody
 		}
 		for _, key := range c.keys(q, answered(first)) {
@@ -48,6 +48,12 @@ func Oracle(q Question, claims []Claim, first, again []Answer) Verdict {
 	slices.SortFunc(v.Diffs, func(a, b Diff) int { return bytes.Compare(a.Key, b.Key) })
 	v.Diffs = slices.CompactFunc(v.Diffs, func(a, b Diff) bool { return bytes.Equal(a.Key, b.Key) })
 	return v
+}
+
+// fromLater tells whether the claim holds what cannot have been there at a
+// revision: then it was not read at it, whatever its header said.
+func (c Claim) fromLater(revision int64) bool {
+	return slices.ContainsFunc(c.KVs, func(kv KV) bool { return kv.ModRevision > revision })
 }
 
 // Contradicted tells whether a first round of answers contradicts a claim, that
@@ -97,7 +103,7 @@ func (c Claim) judge(key []byte, own Answer, first, again []Answer) (*Diff, Reas
 		return nil, ""
 	}
 	// The claim's own side has to be heard once more, in its epoch.
-	if b, found := of(again, c.Member); !found || b.Epoch != c.Epoch || !b.Kind.heard() {
+	if b, found := of(again, c.Member); !found || b.Epoch != c.Epoch || !b.Kind.Heard() {
 		return nil, Silent
 	}
 	hold, why := confirmed(contrary, again, key)

@@ -16,9 +16,11 @@ func (s *Set) look(ctx context.Context, links []*link) {
 	if cluster == 0 {
 		return // nobody answered: who the members are has not changed
 	}
-	list := s.memberList(ctx, links, cluster)
+	list, voters := s.memberList(ctx, links, cluster)
 	if list == nil {
-		s.publish(cluster, s.Snapshot().list, links)
+		if p := s.Snapshot(); p.Cluster == cluster { // another cluster's list would name strangers
+			s.publish(cluster, p.list, p.Voters, links)
+		}
 		return
 	}
 	opened := false
@@ -32,7 +34,7 @@ func (s *Set) look(ctx context.Context, links []*link) {
 			}
 		}
 	}
-	s.publish(cluster, list, links)
+	s.publish(cluster, list, voters, links)
 }
 
 // cluster is the id that most links name; at a tie the one known before.
@@ -53,20 +55,29 @@ func (s *Set) cluster(links []*link) uint64 {
 }
 
 // memberList asks the first link that can answer. The list of names and voters
-// is linearizable: a member that was cut off must not shrink the cluster.
-func (s *Set) memberList(ctx context.Context, links []*link, cluster uint64) []*pb.Member {
+// is linearizable: a member that was cut off must not shrink the cluster. Before
+// 3.5 it is always the member's own; then nobody knows the voters, and no
+// minority can be named.
+func (s *Set) memberList(ctx context.Context, links []*link, cluster uint64) (list []*pb.Member, voters []uint64) {
 	for _, l := range links {
-		if st := l.state.Load(); st.err != nil || st.cluster != cluster || st.learner {
+		st := l.state.Load()
+		if st.err != nil || st.cluster != cluster || st.learner {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		resp, err := pb.NewClusterClient(l.conn).MemberList(ctx, &pb.MemberListRequest{Linearizable: true})
 		cancel()
-		if err == nil && resp.GetHeader().GetClusterId() == cluster {
-			return resp.GetMembers()
+		if err != nil || resp.GetHeader().GetClusterId() != cluster {
+			continue
 		}
+		for _, m := range resp.GetMembers() {
+			if !m.GetIsLearner() && !st.local {
+				voters = append(voters, m.GetID())
+			}
+		}
+		return resp.GetMembers(), voters
 	}
-	return nil
+	return nil, nil
 }
 
 // discover opens a link for every client URL of a member that no link leads to
@@ -96,14 +107,11 @@ func (l *link) leadsTo(id uint64) bool {
 
 // publish stores the new snapshot, says which URLs cannot be compared, and
 // closes what is not needed any more.
-func (s *Set) publish(cluster uint64, list []*pb.Member, links []*link) {
-	p := &Snapshot{Cluster: cluster, list: list, byEndpoint: map[string]*Member{}}
+func (s *Set) publish(cluster uint64, list []*pb.Member, voters []uint64, links []*link) {
+	p := &Snapshot{Cluster: cluster, Voters: voters, list: list, byEndpoint: map[string]*Member{}}
 	needed := map[string]bool{}
 	for _, m := range list {
 		p.Listed = append(p.Listed, m.GetID())
-		if !m.GetIsLearner() {
-			p.Voters = append(p.Voters, m.GetID())
-		}
 		for _, url := range m.GetClientURLs() {
 			needed[url] = true
 		}

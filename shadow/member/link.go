@@ -14,9 +14,14 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// maxAnswer bounds one answer to a shadow read; a larger one is refused with
-// ResourceExhausted and judged inconclusive. GUARANTEE G7: memory is bounded.
-const maxAnswer = 16 << 20
+// MaxAnswer bounds one answer to a shadow read, in bytes; a larger one is refused
+// with ResourceExhausted and judged inconclusive. It leaves room for the largest
+// value that etcd takes by default (1.5 MiB). GUARANTEE G7: memory is bounded.
+const MaxAnswer = 8 << 20
+
+// givenUp is after how many probes without an answer a connection is opened
+// anew: after a partition the old one may hang for minutes.
+const givenUp = 5
 
 // link is one gRPC connection to one URL, and the number of the TCP connection
 // that carries it: the epoch.
@@ -32,6 +37,7 @@ type link struct {
 	lost  atomic.Uint64  // connections that broke while in use
 
 	state atomic.Pointer[state]
+	open  atomic.Pointer[countedConn] // the connection of the epoch
 }
 
 // state is what the last probe of a link said.
@@ -44,8 +50,11 @@ type state struct {
 	// leaderless: the member answered, and knows of no leader.
 	leaderless bool
 	misses     int // probes without an answer, in a row
+	// local: an etcd before 3.5, whose member list is its own, not the cluster's.
+	local bool
 	// refused tells why shadow reads do not use this URL, if so.
-	refused string
+	refused  string
+	balancer bool // … for as long as the link lives
 }
 
 func newLink(rawURL string, dialTimeout time.Duration, epochs *atomic.Uint64) (*link, error) {
@@ -66,7 +75,7 @@ func newLink(rawURL string, dialTimeout time.Duration, epochs *atomic.Uint64) (*
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: dialTimeout,
 		}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxAnswer)),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDisableRetry(),
 		grpc.WithIdleTimeout(0), // an idle pause would end the epoch
@@ -87,7 +96,9 @@ func (l *link) dial(ctx context.Context, addr string) (net.Conn, error) {
 		return nil, err
 	}
 	l.epoch.Store(l.next.Add(1))
-	return &countedConn{Conn: c, lost: &l.lost}, nil
+	counted := &countedConn{Conn: c, lost: &l.lost}
+	l.open.Store(counted)
+	return counted, nil
 }
 
 // countedConn notes when its connection breaks. That is how a read that killed
@@ -100,8 +111,18 @@ type countedConn struct {
 
 func (c *countedConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
+	c.note(err)
+	return n, err
+}
+
+func (c *countedConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.note(err)
+	return n, err
+}
+
+func (c *countedConn) note(err error) {
 	if err != nil && !errors.Is(err, net.ErrClosed) && c.broken.CompareAndSwap(false, true) {
 		c.lost.Add(1)
 	}
-	return n, err
 }

@@ -10,7 +10,6 @@ package member
 
 import (
 	"context"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/codes"
@@ -45,28 +44,31 @@ type Reply struct {
 	// Lost: the connection broke while the read was under way. An etcd whose
 	// index names a record that its backend lacks exits on such a read.
 	Lost  bool
-	Bytes int           // of the answer
-	Took  time.Duration // from its turn on; 0 when its turn did not come
+	Bytes int // of the answer
 }
 
-// Range asks the member for one pinned read. It waits for its turn: one shadow
-// request is in flight per member (GUARANTEE G6).
-func (m *Member) Range(ctx context.Context, key, end []byte, revision int64) Reply {
+// Turn waits until no other shadow request is under way at the member.
+// GUARANTEE G6: one is in flight per member. Range and Revision are called
+// between Turn and the release that it returns.
+func (m *Member) Turn(ctx context.Context) (release func(), err error) {
 	select {
 	case m.link.turn <- struct{}{}:
-		defer func() { <-m.link.turn }()
+		return func() { <-m.link.turn }, nil
 	case <-ctx.Done():
-		return Reply{Err: status.FromContextError(ctx.Err()).Err(), Epoch: m.Epoch()}
+		return nil, ctx.Err()
 	}
+}
+
+// Range asks the member for one pinned read.
+func (m *Member) Range(ctx context.Context, key, end []byte, revision int64) Reply {
 	// One form only: full key-values, ascending by key, no sort, no filter, no
 	// limit, no keys_only. keys_only leaves out the lease on ≥ 3.7.0 (etcd
 	// #22209), a sort with ties differs between Go versions, and a limit does
 	// not limit the walk of the index.
 	req := &pb.RangeRequest{Key: key, RangeEnd: end, Revision: revision, Serializable: true}
 	epoch, lost := m.link.epoch.Load(), m.link.lost.Load()
-	begin := time.Now()
 	resp, err := m.link.kv.Range(ctx, req)
-	r := Reply{Range: resp, Err: err, Epoch: epoch, Took: time.Since(begin)}
+	r := Reply{Range: resp, Err: err, Epoch: epoch}
 	r.Changed = m.link.epoch.Load() != epoch
 	if err != nil {
 		r.Range = nil

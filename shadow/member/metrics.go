@@ -28,17 +28,19 @@ func (m *Metrics) members(p *Snapshot) {
 	}
 	learners := 0
 	m.reachable.Reset() // members that left leave no label behind
-	for _, one := range p.Members {
-		if one.Learner {
+	for _, one := range p.list {
+		if one.GetIsLearner() {
 			learners++
 		}
+	}
+	for _, one := range p.Members {
 		up := 0.0
 		if one.link.state.Load().err == nil {
 			up = 1
 		}
 		m.reachable.WithLabelValues(FormatID(one.ID)).Set(up)
 	}
-	m.known.WithLabelValues("voter").Set(float64(len(p.Voters)))
+	m.known.WithLabelValues("voter").Set(float64(len(p.list) - learners))
 	m.known.WithLabelValues("learner").Set(float64(learners))
 	m.known.WithLabelValues("unasked").Set(float64(len(p.list) - len(p.Members)))
 }

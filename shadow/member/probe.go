@@ -3,6 +3,7 @@ package member
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -28,17 +29,23 @@ func (s *Set) probe(ctx context.Context, l *link, timeout time.Duration) {
 	if err != nil {
 		next.misses++
 		l.state.Store(&next)
+		if c := l.open.Load(); c != nil && silent(err) && next.misses%givenUp == 0 {
+			_ = c.Close() // gRPC dials again
+		}
 		return
 	}
 	next.misses = 0
 	next.cluster, next.member = resp.GetHeader().GetClusterId(), resp.GetHeader().GetMemberId()
 	next.learner = resp.GetIsLearner()
 	next.leaderless = resp.GetLeader() == 0
+	next.local = strings.HasPrefix(resp.GetVersion(), "3.4.") || strings.HasPrefix(resp.GetVersion(), "3.3.")
 	switch {
+	case next.balancer:
 	case next.cluster == 0 || next.member == 0:
 		next.refused = "cluster_id or member_id is 0: this is not an etcd that can be compared (kine?)"
 	case next.member != old.member:
 		next.refused = s.fingerprint(ctx, l, next.member)
+		next.balancer = next.refused != ""
 	}
 	l.state.Store(&next)
 }

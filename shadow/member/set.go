@@ -3,6 +3,7 @@ package member
 import (
 	"context"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -44,7 +45,7 @@ type Snapshot struct {
 	Cluster uint64
 	Members []*Member // ascending by id; only those that can be asked
 	Listed  []uint64  // ids of all on the member list, asked or not
-	Voters  []uint64  // of them, the voters
+	Voters  []uint64  // of them, the voters; none where nobody can tell (etcd before 3.5)
 
 	list       []*pb.Member       // the member list as it was read last
 	byEndpoint map[string]*Member // URL → the member behind it
@@ -102,13 +103,23 @@ func (s *Set) Run(ctx context.Context) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
-		s.round(ctx, interval)
+		s.guard(func() { s.round(ctx, interval) })
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
 	}
+}
+
+// guard keeps a panic here from ending the clients' connections. GUARANTEE G2.
+func (s *Set) guard(f func()) {
+	defer func() {
+		if recover() != nil && s.Logger != nil {
+			s.Logger.Error("a probe panicked; clients are not concerned, please report this", "stack", string(debug.Stack()))
+		}
+	}()
+	f()
 }
 
 // round probes every URL at once, so that a hung member delays only itself, and
@@ -121,7 +132,7 @@ func (s *Set) round(ctx context.Context, interval time.Duration) {
 	var g errgroup.Group
 	for _, l := range links {
 		g.Go(func() error {
-			s.probe(ctx, l, max(interval, time.Second))
+			s.guard(func() { s.probe(ctx, l, max(interval, time.Second)) })
 			return nil
 		})
 	}

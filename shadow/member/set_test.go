@@ -252,27 +252,29 @@ func TestOneReadIsInFlightPerMember(t *testing.T) {
 	})
 	var wg sync.WaitGroup
 	for range 50 {
-		wg.Go(func() { s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7) })
+		wg.Go(func() {
+			release, err := s.Snapshot().Members[0].Turn(t.Context())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer release()
+			s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7)
+		})
 	}
 	wg.Wait()
 	if most.Load() != 1 {
 		t.Errorf("%d reads were in flight at once", most.Load())
 	}
 	// Who waits for a turn that does not come gives up with its context.
-	c.Members[0].Change(func(m *membertest.Member) {
-		m.Range = func(ctx context.Context, _ *pb.RangeRequest) (*pb.RangeResponse, error) {
-			<-ctx.Done()
-			return nil, ctx.Err()
-		}
-	})
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	for range 2 {
-		wg.Go(func() {
-			if r := s.Snapshot().Members[0].Range(ctx, []byte("a"), nil, 7); status.Code(r.Err) != codes.DeadlineExceeded {
-				t.Errorf("%+v", r)
-			}
-		})
+	release, err := s.Snapshot().Members[0].Turn(t.Context())
+	if err != nil {
+		t.Fatal(err)
 	}
-	wg.Wait()
+	defer release()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := s.Snapshot().Members[0].Turn(ctx); err == nil {
+		t.Error("two have the turn")
+	}
 }

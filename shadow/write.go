@@ -4,11 +4,76 @@ import (
 	"bytes"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/etcd-parallax/parallax/shadow/judge"
 )
+
+func putQuestion(c Call) ([]target, skipped) {
+	var req pb.PutRequest
+	var resp pb.PutResponse
+	if c.Truncated || decode(c, &req, &resp) != nil {
+		return nil, skipUndecodable
+	}
+	s := source{call: c, header: resp.GetHeader(), kind: write}
+	return s.pinned(s.putTargets(&req, &resp, s.header.GetRevision()))
+}
+
+// putTargets: a put that was acknowledged at revision tells value, lease and
+// mod_revision in advance (ORACLE), and its prev_kv the state before it.
+func (s source) putTargets(req *pb.PutRequest, resp *pb.PutResponse, revision int64) []target {
+	q := judge.Question{Key: req.GetKey(), Revision: revision}
+	kv := judge.KV{Key: req.GetKey(), Value: req.GetValue(), Lease: req.GetLease(), ModRevision: revision}
+	fields := judge.Value | judge.Lease | judge.ModRevision
+	if req.GetIgnoreValue() || req.GetIgnoreLease() {
+		fields = 0 // no claim but that the key is there
+	}
+	targets := []target{s.target(q, s.claim(fields, kv))}
+	if req.GetPrevKv() {
+		targets = append(targets, s.before(req.GetKey(), nil, revision, one(resp.GetPrevKv()))...)
+	}
+	return targets
+}
+
+func deleteQuestion(c Call) ([]target, skipped) {
+	var req pb.DeleteRangeRequest
+	var resp pb.DeleteRangeResponse
+	if c.Truncated || decode(c, &req, &resp) != nil {
+		return nil, skipUndecodable
+	}
+	s := source{call: c, header: resp.GetHeader(), kind: write}
+	return s.pinned(s.deleteTargets(&req, &resp, s.header.GetRevision()))
+}
+
+// deleteTargets: a delete that was acknowledged at revision, and found
+// something, leaves nothing in its range at that revision (ORACLE).
+func (s source) deleteTargets(req *pb.DeleteRangeRequest, resp *pb.DeleteRangeResponse, revision int64) []target {
+	q := judge.Question{Key: req.GetKey(), End: req.GetRangeEnd(), Revision: revision}
+	switch {
+	case resp.GetDeleted() == 0:
+		if len(q.End) > 0 {
+			return nil // nothing is known, and the range may be long
+		}
+		return []target{s.target(q)}
+	case bytes.Equal(q.End, []byte{0}) || resp.GetDeleted() > sliceKeys:
+		return nil // an open end, or more than one question may walk
+	}
+	targets := []target{s.target(q, s.claim(judge.Present))}
+	if req.GetPrevKv() {
+		targets = append(targets, s.before(q.Key, q.End, revision, resp.GetPrevKvs())...)
+	}
+	return targets
+}
+
+// before asks for the state before a write: prev_kv is the state at R−1.
+func (s source) before(key, end []byte, revision int64, prev []*mvccpb.KeyValue) []target {
+	if revision-1 < 2 {
+		return nil
+	}
+	return []target{s.target(judge.Question{Key: key, End: end, Revision: revision - 1}, s.claim(served, kvs(prev)...))}
+}
 
 // txnQuestions asks for what the taken branch of a transaction read or wrote.
 func txnQuestions(c Call, pick func(int) int) ([]target, skipped) {
@@ -29,7 +94,7 @@ func txnQuestions(c Call, pick func(int) int) ([]target, skipped) {
 	switch {
 	case nested && !writes:
 		return nil, skipUnsupported
-	case nested, tangled(branch):
+	case nested, tangled(branch), len(req.ProtoReflect().GetUnknown()) > 0:
 		// {txn{put a}; txn{del [a,c)}} is accepted: the put is acked at R and
 		// the key is absent at R on every healthy member. What the members
 		// hold is asked all the same; what the client was told counts nothing.
@@ -38,11 +103,14 @@ func txnQuestions(c Call, pick func(int) int) ([]target, skipped) {
 		s.kind = read
 	}
 	var targets []target
-	for i, op := range branch {
-		if len(targets) >= putsPerCall {
-			break
-		}
-		targets = append(targets, s.opTargets(op, resp.GetResponses()[i], writes, pick)...)
+	// Of a long transaction some neighbors, wherever they stand: what is lost may
+	// be its end (etcd #18799).
+	first := 0
+	if len(branch) > putsPerCall {
+		first = pick(len(branch) - putsPerCall + 1)
+	}
+	for i := first; i < len(branch) && len(targets) < putsPerCall; i++ {
+		targets = append(targets, s.opTargets(branch[i], resp.GetResponses()[i], writes, pick)...)
 	}
 	return s.pinned(targets)
 }
