@@ -38,7 +38,17 @@ func (s *server) health(endpoint string) proxy.Health {
 	return proxy.Unknown
 }
 
-var errNoMember = errors.New("no member answered its last probe: check --endpoints, and the members")
+var (
+	errDeaf     = errors.New("a client listener failed: see the log, and restart Parallax")
+	errNoMember = errors.New("no member answered its last probe: check --endpoints, and the members")
+)
+
+func (s *server) listening() error {
+	if s.deaf.Load() {
+		return errDeaf
+	}
+	return nil
+}
 
 func (s *server) memberReachable() error {
 	if s.members.Reachable() == 0 {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -31,6 +32,7 @@ type server struct {
 	records   *divergence.Log  // nil with --shadow=false
 	file      *divergence.File // nil where the records go to stdout
 	admin     *admin
+	deaf      atomic.Bool // a client listener failed
 }
 
 // serve runs until ctx ends, and then stops in order.
@@ -68,7 +70,7 @@ func newServer(ctx context.Context, cfg *config.Config, p process) (*server, err
 	s.admin = &admin{
 		addresses: addresses(cfg.ListenAdminURLs), metrics: registry, pprof: cfg.EnablePprof, log: s.log,
 		// Divergence is no reason not to be ready: taking Parallax out of service would not mend it.
-		checks: []check{{name: "member-reachable", ready: s.memberReachable}},
+		checks: []check{{name: "listening", ready: s.listening}, {name: "member-reachable", ready: s.memberReachable}},
 	}
 	return s, nil
 }
@@ -124,6 +126,7 @@ func (s *server) run(ctx context.Context, load func() (*config.Config, error), h
 		s.log.Info("serving clients", "address", l.Addr().String(), "endpoints", texts(s.cfg.Endpoints))
 		clients.Go(func() {
 			if err := s.proxy.Serve(l); !errors.Is(err, proxy.ErrClosed) {
+				s.deaf.Store(true)
 				s.log.Error("client listener failed; clients cannot connect there any more, restart Parallax", "address", l.Addr().String(), "error", err)
 			}
 		})

@@ -176,23 +176,26 @@ func (s *Set) open(url string) *link {
 
 // keep closes the links that no member and no endpoint needs any more.
 func (s *Set) keep(urls map[string]bool) {
+	s.closeLinks(func(url string) bool { return urls[url] || slices.Contains(s.Endpoints, url) })
+}
+
+func (s *Set) closeAll() { s.closeLinks(func(string) bool { return false }) }
+
+// closeLinks closes those that are not needed, outside the lock: Health, which
+// new client connections ask, must not wait for gRPC.
+func (s *Set) closeLinks(needed func(url string) bool) {
+	var over []*link
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for url, l := range s.links {
-		if !urls[url] && !slices.Contains(s.Endpoints, url) {
-			l.close()
+		if !needed(url) {
+			over = append(over, l)
 			delete(s.links, url)
 			delete(s.said, url)
 		}
 	}
-}
-
-func (s *Set) closeAll() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for url, l := range s.links {
+	s.mu.Unlock()
+	for _, l := range over {
 		l.close()
-		delete(s.links, url)
 	}
 }
 
