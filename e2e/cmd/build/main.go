@@ -8,9 +8,13 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"time"
 
 	"github.com/etcd-parallax/parallax/e2e/binary"
 )
+
+// interval between two lines about one build: a log of CI is read, too.
+const interval = 10 * time.Second
 
 func main() {
 	if err := build(); err != nil {
@@ -22,11 +26,14 @@ func main() {
 func build() error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	last := ""
+	var shown time.Duration
 	b := binary.Builder{Progress: func(p binary.Progress) {
-		if line := p.String(); line != last {
-			fmt.Println(line)
-			last = line
+		if p.Elapsed < shown { // the next build
+			shown = 0
+		}
+		if p.Done || shown == 0 || p.Elapsed-shown >= interval {
+			fmt.Println(p)
+			shown = max(p.Elapsed, 1)
 		}
 	}}
 	for _, version := range binary.EtcdVersions() {
