@@ -30,8 +30,8 @@ test: ## all tests; the first run builds etcd 3.5, 3.6 and 3.7 (some minutes)
 	cd e2e && $(GO) test $(RACE) -timeout 20m ./...
 
 .PHONY: lint
-lint: ## vet and golangci-lint, both modules
-	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && $(GO) vet ./... && $(LINT) run --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
+lint: ## tidy, vet and golangci-lint, both modules
+	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && $(GO) mod tidy -diff && $(GO) vet ./... && $(LINT) run --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
 
 .PHONY: fmt
 fmt: ## format all Go files

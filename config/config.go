@@ -33,7 +33,7 @@ type Config struct {
 
 	// ShutdownTimeout bounds an orderly stop, > 0. Option shutdown-timeout, default 1s.
 	ShutdownTimeout time.Duration
-	// DialTimeout bounds one attempt to reach a member, > 0. Option dial-timeout, default 2s.
+	// DialTimeout bounds one attempt to reach a member, > 0. Option dial-timeout, default 1.5s: kube-apiserver gives a health check of etcd 2 s.
 	DialTimeout time.Duration
 
 	// DiscoverMembers asks the endpoints for the whole member list. Option discover-members, default true.

@@ -85,7 +85,7 @@ func options() []option {
 			"file of the NDJSON records of divergence; \"\" or - writes them to stdout"),
 		row("shutdown-timeout", func(c *Config) *time.Duration { return &c.ShutdownTimeout }, duration(1, long), time.Second,
 			"how long an orderly stop may take"),
-		row("dial-timeout", func(c *Config) *time.Duration { return &c.DialTimeout }, duration(1, long), 2*time.Second,
+		row("dial-timeout", func(c *Config) *time.Duration { return &c.DialTimeout }, duration(1, long), 1500*time.Millisecond,
 			"how long one attempt to reach a member may take"),
 		row("discover-members", func(c *Config) *bool { return &c.DiscoverMembers }, boolean(), true,
 			"check every member that the endpoints list, not only the endpoints"),

@@ -40,6 +40,8 @@ const (
 	suspicion = 200 * time.Millisecond
 	// renewals bounds how often a check follows a compaction.
 	renewals = 3
+	// kvRecord is what a key-value weighs beside its bytes.
+	kvRecord = 80
 )
 
 // retryAfter is 20, 60, 180, … ms, at most what is left of the lag budget: one of
@@ -75,6 +77,7 @@ func (s *Shadow) run(ctx context.Context, c *check) (judge.Verdict, bool) {
 	}
 	if wait := retryAfter(c.tries, time.Until(c.deadline)); lagging(c.first) && wait > 0 {
 		c.tries++
+		c.bytes += answerSize(c.first)
 		c.notBefore = time.Now().Add(wait)
 		s.Metrics.retried()
 		return judge.Verdict{}, false
@@ -130,6 +133,17 @@ func (s *Shadow) firstRound(ctx context.Context, c *check) {
 		i := slices.IndexFunc(c.members, func(m *member.Member) bool { return m.ID == a.Member })
 		c.first[i] = a
 	}
+}
+
+// answerSize is what a check holds while it waits for those that lag.
+func answerSize(answers []judge.Answer) int {
+	n := 0
+	for _, a := range answers {
+		for _, kv := range a.KVs {
+			n += len(kv.Key) + len(kv.Value) + kvRecord
+		}
+	}
+	return n
 }
 
 func lagging(answers []judge.Answer) bool {
@@ -239,7 +253,7 @@ func (c *check) evidence(d judge.Diff, voters []uint64) divergence.Evidence {
 		Basis: divergence.Basis(basis), Differs: c.named(differs), At: time.Now(),
 		Trigger: divergence.Trigger{
 			Kind: string(c.kind), Method: c.method, ServedBy: c.servedBy,
-			ServedDiffering: len(c.claims) > 0 && slices.Contains(differs, c.servedBy),
+			ServedDiffering: c.servedOneOf(d, differs),
 		},
 	}
 	for _, g := range d.Groups {
@@ -251,6 +265,18 @@ func (c *check) evidence(d judge.Diff, voters []uint64) divergence.Evidence {
 		e.Groups = append(e.Groups, group)
 	}
 	return e
+}
+
+// servedOneOf tells whether a client was served what is in question: by a member
+// that differs or, where nobody is named, by any of those that disagree.
+func (c *check) servedOneOf(d judge.Diff, differs []uint64) bool {
+	if c.kind != read || len(c.claims) == 0 {
+		return false
+	}
+	if len(differs) > 0 {
+		return slices.Contains(differs, c.servedBy)
+	}
+	return slices.ContainsFunc(d.Groups, func(g judge.Group) bool { return slices.Contains(g.Members, c.servedBy) })
 }
 
 func state(kv *judge.KV) divergence.State {

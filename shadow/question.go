@@ -57,6 +57,7 @@ type skipped string
 
 const (
 	skipUndecodable skipped = "undecodable"
+	skipTruncated   skipped = "truncated"   // a write whose answer (its prev_kv, mostly) is longer than what is copied
 	skipRefused     skipped = "refused"     // the call failed, and gives no reason to look at a write
 	skipNothing     skipped = "nothing"     // the answer names no key that can be asked for
 	skipUnpinned    skipped = "unpinned"    // no revision to pin to

@@ -35,7 +35,7 @@ type Call struct {
 }
 
 // Shadow of the clients' traffic. Its fields are set before Run and not changed
-// after; Rates and Pause may be called at any time.
+// after; SetRates and Pause may be called at any time.
 type Shadow struct {
 	Members *member.Set
 	Log     *divergence.Log

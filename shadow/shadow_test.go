@@ -43,6 +43,9 @@ func (b *recordBook) Write(p []byte) (int, error) {
 
 type record struct {
 	Event   string
+	Trigger struct {
+		ServedDiffering bool `json:"served_differing"`
+	}
 	Rule    string
 	Key     string
 	Basis   string
@@ -446,5 +449,31 @@ func TestAnOversizedAnswerIsPaidFor(t *testing.T) {
 	r.verdicts(1, write, judge.Inconclusive, judge.Exhausted.Reason())
 	if tokens := r.ask.account(1).bytes.Tokens(); tokens > -float64(member.MaxAnswer-(2<<20)) {
 		t.Errorf("%v bytes are left of the budget", tokens)
+	}
+}
+
+// A client that read from the differing member was served the differing answer;
+// one that read from another, or wrote, was not.
+func TestWhoWasServedTheDifferingAnswer(t *testing.T) {
+	blue := red()
+	blue.Value = []byte("blue")
+	for name, c := range map[string]struct {
+		call func(r *rig) Call
+		want bool
+	}{
+		"read from it":   {func(r *rig) Call { return r.get(2, "a", proto.Clone(blue).(*mvccpb.KeyValue)) }, true},
+		"read elsewhere": {func(r *rig) Call { return r.get(0, "a", red()) }, false},
+		"written":        {func(r *rig) Call { return r.put("a") }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.allHold(red())
+			r.holds(2, blue)
+			r.Observe(c.call(r))
+			r.until("a record", func() bool { return len(r.records.all(t)) == 1 })
+			if got := r.records.all(t)[0].Trigger.ServedDiffering; got != c.want {
+				t.Errorf("served_differing %v, want %v", got, c.want)
+			}
+		})
 	}
 }

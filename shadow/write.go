@@ -14,7 +14,10 @@ import (
 func putQuestion(c Call) ([]target, skipped) {
 	var req pb.PutRequest
 	var resp pb.PutResponse
-	if c.Truncated || decode(c, &req, &resp) != nil {
+	if c.Truncated {
+		return nil, skipTruncated
+	}
+	if decode(c, &req, &resp) != nil {
 		return nil, skipUndecodable
 	}
 	s := source{call: c, header: resp.GetHeader(), kind: write}
@@ -40,7 +43,10 @@ func (s source) putTargets(req *pb.PutRequest, resp *pb.PutResponse, revision in
 func deleteQuestion(c Call) ([]target, skipped) {
 	var req pb.DeleteRangeRequest
 	var resp pb.DeleteRangeResponse
-	if c.Truncated || decode(c, &req, &resp) != nil {
+	if c.Truncated {
+		return nil, skipTruncated
+	}
+	if decode(c, &req, &resp) != nil {
 		return nil, skipUndecodable
 	}
 	s := source{call: c, header: resp.GetHeader(), kind: write}
@@ -79,7 +85,10 @@ func (s source) before(key, end []byte, revision int64, prev []*mvccpb.KeyValue)
 func txnQuestions(c Call, pick func(int) int) ([]target, skipped) {
 	var req pb.TxnRequest
 	var resp pb.TxnResponse
-	if c.Truncated || decode(c, &req, &resp) != nil {
+	if c.Truncated {
+		return nil, skipTruncated
+	}
+	if decode(c, &req, &resp) != nil {
 		return nil, skipUndecodable
 	}
 	branch := req.GetFailure()

@@ -39,7 +39,7 @@ func (s *server) health(endpoint string) proxy.Health {
 }
 
 var (
-	errDeaf     = errors.New("a client listener failed: see the log, and restart Parallax")
+	errDeaf     = errors.New("clients cannot connect: Parallax stops, or a client listener failed (see the log, and restart Parallax)")
 	errNoMember = errors.New("no member answered its last probe: check --endpoints, and the members")
 )
 
@@ -51,7 +51,7 @@ func (s *server) listening() error {
 }
 
 func (s *server) memberReachable() error {
-	if s.members.Reachable() == 0 {
+	if s.members.Reachable(s.proxy != nil) == 0 {
 		return errNoMember
 	}
 	return nil
@@ -85,6 +85,13 @@ func buildInfo() prometheus.Collector {
 		Name: "parallax_build_info", Help: "Always 1; the labels name the build.",
 		ConstLabels: prometheus.Labels{"version": v.Parallax, "revision": v.Revision, "go_version": v.Go},
 	}, func() float64 { return 1 })
+}
+
+// droppedLines counts what the operational log lost.
+func droppedLines(w *asyncWriter) prometheus.Collector {
+	return prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "parallax_log_lines_dropped_total", Help: "Lines of the operational log that were dropped, because the reader of stderr is too slow or gone.",
+	}, func() float64 { return float64(w.Dropped()) })
 }
 
 func texts(urls []config.URL) []string {

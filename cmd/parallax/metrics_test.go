@@ -51,6 +51,7 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 	member.NewMetrics(&c)
 	shadow.NewMetrics(&c)
 	divergence.New(divergence.Config{Metrics: &c})
+	c.MustRegister(droppedLines(nil))
 	c.names = append(c.names, "parallax_build_info{version,revision,go_version}")
 	doc, err := os.ReadFile("../../docs/metrics.md")
 	if err != nil {

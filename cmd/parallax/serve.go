@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"google.golang.org/grpc/grpclog"
 
 	"github.com/etcd-parallax/parallax/config"
 	"github.com/etcd-parallax/parallax/proxy"
@@ -32,7 +35,7 @@ type server struct {
 	records   *divergence.Log  // nil with --shadow=false
 	file      *divergence.File // nil where the records go to stdout
 	admin     *admin
-	deaf      atomic.Bool // a client listener failed
+	deaf      atomic.Bool // a client listener failed, or Parallax stops
 }
 
 // serve runs until ctx ends, and then stops in order.
@@ -51,10 +54,12 @@ func newServer(ctx context.Context, cfg *config.Config, p process) (*server, err
 	s := &server{cfg: cfg, level: new(slog.LevelVar)}
 	s.level.Set(cfg.LogLevel)
 	s.log = newLogger(p.stderr, s.level, cfg.LogFormat)
+	// gRPC would write to stderr past the logger, and could block on it.
+	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
 
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	registry.MustRegister(buildInfo())
+	registry.MustRegister(buildInfo(), droppedLines(p.stderr))
 
 	endpoints := texts(cfg.Endpoints)
 	s.members = &member.Set{
@@ -121,6 +126,7 @@ func (s *server) closeListeners() {
 func (s *server) run(ctx context.Context, load func() (*config.Config, error), hangup <-chan struct{}) error {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	s.log.Info("starting", "version", readVersion().String())
 	var clients, rest sync.WaitGroup
 	for _, l := range s.listeners {
 		s.log.Info("serving clients", "address", l.Addr().String(), "endpoints", texts(s.cfg.Endpoints))
@@ -147,11 +153,14 @@ func (s *server) run(ctx context.Context, load func() (*config.Config, error), h
 	}
 
 	<-ctx.Done()
+	s.deaf.Store(true)
 	s.log.Info("stopping", "reason", context.Cause(ctx), "timeout", s.cfg.ShutdownTimeout)
 	s.drain(ctx)
 	clients.Wait()
 	stop()
-	rest.Wait()
+	if !within(lastWords, rest.Wait) { // a pause file on a hung file system, for one
+		return errors.New("stopped, but not all of it ended: something hangs, see a goroutine dump (SIGQUIT)")
+	}
 	if s.records != nil { // after the shadow, so that its last word is written
 		s.records.Close()
 		records.Wait()
@@ -164,6 +173,22 @@ func (s *server) run(ctx context.Context, load func() (*config.Config, error), h
 	}
 	s.log.Info("stopped")
 	return nil
+}
+
+// lastWords is how long what is not the clients' may take to end, once they are
+// gone; what waits for the divergence log is written in it.
+const lastWords = 3 * time.Second
+
+// within tells whether wait returned in time.
+func within(limit time.Duration, wait func()) bool {
+	over := make(chan struct{})
+	go func() { wait(); close(over) }()
+	select {
+	case <-over:
+		return true
+	case <-time.After(limit):
+		return false
+	}
 }
 
 // drain ends the clients' connections, each as soon as no unary call waits for

@@ -147,7 +147,7 @@ func (t *Tap) Feed(d Direction, b []byte) {
 	}
 }
 
-// leave ends a Feed. It is one of the two places of the project that recover: a mistake in here, or in the observer, costs the tap
+// leave ends a Feed. It is one of the few places of the project that recover (the others are the shadow's workers): a mistake in here, or in the observer, costs the tap
 // of this connection, and the client nothing.
 func (t *Tap) leave() {
 	defer t.mu.Unlock()

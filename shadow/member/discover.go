@@ -13,8 +13,12 @@ import (
 // opens links to members that no endpoint led to.
 func (s *Set) look(ctx context.Context, links []*link) {
 	cluster := s.cluster(links)
-	if cluster == 0 {
-		return // nobody answered: who the members are has not changed
+	if cluster == 0 { // nobody answered: who the members are has not changed
+		for _, l := range links {
+			s.complain(l.url, l.state.Load().complaint(s.Snapshot().Cluster))
+		}
+		s.Metrics.members(s.Snapshot())
+		return
 	}
 	list, voters := s.memberList(ctx, links, cluster)
 	if list == nil {

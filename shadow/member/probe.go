@@ -3,6 +3,7 @@ package member
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -103,15 +104,13 @@ func (s *Set) Health(endpoint string) Health {
 	return Unknown // an error of the member itself: it is there
 }
 
-// Reachable returns how many configured endpoints answered their last probe,
-// even with an error of their own.
-func (s *Set) Reachable() int {
+// Reachable returns how many members, configured or found, answered their last
+// probe, even with an error of their own. configured counts only those that
+// clients can be relayed to.
+func (s *Set) Reachable(configured bool) int {
 	n := 0
-	for _, e := range s.Endpoints {
-		s.mu.Lock()
-		l := s.links[e]
-		s.mu.Unlock()
-		if l == nil {
+	for _, l := range s.all() {
+		if configured && !slices.Contains(s.Endpoints, l.url) {
 			continue
 		}
 		if st := l.state.Load(); !st.at.IsZero() && !silent(st.err) {

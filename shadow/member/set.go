@@ -122,8 +122,8 @@ func (s *Set) guard(f func()) {
 	f()
 }
 
-// round probes every URL at once, so that a hung member delays only itself, and
-// then looks at who is there.
+// round probes every URL at once, so that a hung member delays the round by one
+// probe, and then looks at who is there.
 func (s *Set) round(ctx context.Context, interval time.Duration) {
 	for _, e := range s.Endpoints {
 		s.open(e)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc/codes"
@@ -180,7 +181,7 @@ func TestHealthOrdersNewConnections(t *testing.T) {
 	for i, want := range []member.Health{member.Serving, member.Unfit, member.Unfit, member.Unknown} {
 		until(t, "health of member "+c.Members[i].URL, func() bool { return s.Health(c.Members[i].URL) == want })
 	}
-	if n := s.Reachable(); n != 4 {
+	if n := s.Reachable(true); n != 4 {
 		t.Errorf("%d members are reachable, 4 are there", n)
 	}
 	c.Members[0].Stop()
@@ -277,4 +278,45 @@ func TestOneReadIsInFlightPerMember(t *testing.T) {
 	if _, err := s.Snapshot().Members[0].Turn(ctx); err == nil {
 		t.Error("two have the turn")
 	}
+}
+
+// When nobody answers any more, the log says so, and the metric does.
+func TestAllMembersAreAway(t *testing.T) {
+	c := membertest.Start(t, 3, 7)
+	registry := prometheus.NewRegistry()
+	s := &member.Set{Endpoints: c.URLs(), Metrics: member.NewMetrics(registry)}
+	book := follow(t, s)
+	up := func(want float64) func() bool {
+		return func() bool {
+			families, err := registry.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum := 0.0
+			for _, f := range families {
+				if f.GetName() == "parallax_member_up" {
+					for _, m := range f.GetMetric() {
+						sum += m.GetGauge().GetValue()
+					}
+				}
+			}
+			return sum == want
+		}
+	}
+	until(t, "three members to be up", up(3))
+	for _, m := range c.Members {
+		m.Stop()
+	}
+	until(t, "none to be up", up(0))
+	until(t, "a word about each", func() bool { return book.count("unreachable") == 3 })
+	if len(s.Snapshot().Members) != 3 || s.Reachable(true) != 0 {
+		t.Errorf("%d members, %d reachable", len(s.Snapshot().Members), s.Reachable(true))
+	}
+}
+
+func TestADeadEndpointIsReportedFromTheStart(t *testing.T) {
+	c := membertest.Start(t, 1, 7)
+	c.Members[0].Stop()
+	book := follow(t, &member.Set{Endpoints: c.URLs()})
+	until(t, "a word about it", func() bool { return book.count("unreachable") == 1 })
 }
