@@ -63,7 +63,7 @@ func TestDefaults(t *testing.T) {
 		LogLevel:                slog.LevelInfo,
 		LogFormat:               "text",
 		ShutdownTimeout:         time.Second,
-		DialTimeout: 1500 * time.Millisecond,
+		DialTimeout:             1500 * time.Millisecond,
 		DiscoverMembers:         true,
 		Shadow:                  true,
 		ShadowMaxReadsPerSecond: 50,

@@ -153,11 +153,11 @@ func (r *rig) put(key string) Call {
 	return Call{Method: methodPut, Endpoint: m.URL, Epoch: r.Members.Epoch(m.URL), Request: req, Responses: [][]byte{resp}}
 }
 
-// get is an answer that member i served.
-func (r *rig) get(i int, key string, kv *mvccpb.KeyValue) Call {
+// get is an answer that member i served about the key a.
+func (r *rig) get(i int, kv *mvccpb.KeyValue) Call {
 	m := r.cluster.Members[i]
-	kv.Key = []byte(key)
-	req, _ := proto.Marshal(&pb.RangeRequest{Key: []byte(key)})
+	kv.Key = []byte("a")
+	req, _ := proto.Marshal(&pb.RangeRequest{Key: kv.Key})
 	resp, _ := proto.Marshal(&pb.RangeResponse{Header: &pb.ResponseHeader{ClusterId: m.ClusterID, MemberId: m.ID, Revision: 10}, Kvs: []*mvccpb.KeyValue{kv}, Count: 1})
 	return Call{Method: methodRange, Endpoint: m.URL, Epoch: r.Members.Epoch(m.URL), Request: req, Responses: [][]byte{resp}}
 }
@@ -300,7 +300,7 @@ func TestNothingIsSampledTwiceWithinItsLife(t *testing.T) {
 	r := newRig(t)
 	r.allHold(red())
 	for range 1000 {
-		r.Observe(r.get(0, "a", red()))
+		r.Observe(r.get(0, red()))
 	}
 	r.until("all but one to be dropped", func() bool {
 		return testutil.ToFloat64(r.Metrics.drops.WithLabelValues(string(dropVerified))) == 999
@@ -424,11 +424,11 @@ func TestABusyKeyIsLeftAloneWhileAMemberIsAway(t *testing.T) {
 	r := newRig(t)
 	r.allHold(red())
 	r.cluster.Members[2].Stop()
-	r.Observe(r.get(0, "a", red()))
+	r.Observe(r.get(0, red()))
 	r.verdicts(1, read, judge.Inconclusive, judge.Unreachable.Reason())
 	before := r.reads(1)
 	for range 100 {
-		r.Observe(r.get(0, "a", red()))
+		r.Observe(r.get(0, red()))
 	}
 	r.until("all to be dropped", func() bool {
 		return testutil.ToFloat64(r.Metrics.drops.WithLabelValues(string(dropVerified))) == 100
@@ -461,8 +461,8 @@ func TestWhoWasServedTheDifferingAnswer(t *testing.T) {
 		call func(r *rig) Call
 		want bool
 	}{
-		"read from it":   {func(r *rig) Call { return r.get(2, "a", proto.Clone(blue).(*mvccpb.KeyValue)) }, true},
-		"read elsewhere": {func(r *rig) Call { return r.get(0, "a", red()) }, false},
+		"read from it":   {func(r *rig) Call { return r.get(2, proto.Clone(blue).(*mvccpb.KeyValue)) }, true},
+		"read elsewhere": {func(r *rig) Call { return r.get(0, red()) }, false},
 		"written":        {func(r *rig) Call { return r.put("a") }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
