@@ -156,7 +156,7 @@ SIGNALS
   SIGHUP             reads the configuration again; a bad one changes nothing. It takes effect for:
                      ` + reloadable() + `;
                      a change of anything else is reported, and needs a restart
-  SIGTERM, SIGINT    stop in order, for at most --shutdown-timeout; a second one ends at once
+  SIGTERM, SIGINT    stop in order: clients within --shutdown-timeout, then the logs within seconds; a second one ends at once
 
 OUTPUT
   stdout   the divergence log, one JSON record per line (unless --divergence-log names a file), and nothing else
