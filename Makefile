@@ -7,6 +7,9 @@ RACE    := $(shell command -v gcc >/dev/null 2>&1 && echo -race)
 # The packages of both modules: the product, and e2e with its real etcd members.
 MODULES := . e2e
 
+# The commit goes into the binary where git can tell it, and otherwise not.
+VCS     := $(shell git status >/dev/null 2>&1 && echo auto || echo false)
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -15,7 +18,7 @@ help: ## show this help
 
 .PHONY: build
 build: ## build bin/parallax, static
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -o bin/parallax ./cmd/parallax
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(VCS) -o bin/parallax ./cmd/parallax
 
 .PHONY: demo
 demo: ## three real etcd members, one ordinary transaction, and the key named (KEEP=1 leaves it running)
