@@ -76,8 +76,10 @@ func (s *Shadow) run(ctx context.Context, c *check) (judge.Verdict, bool) {
 		c.deadline = minTime(c.deadline, time.Now().Add(suspicion))
 	}
 	if wait := retryAfter(c.tries, time.Until(c.deadline)); lagging(c.first) && wait > 0 {
+		if c.tries == 0 {
+			c.bytes += answerSize(c.first)
+		}
 		c.tries++
-		c.bytes += answerSize(c.first)
 		c.notBefore = time.Now().Add(wait)
 		s.Metrics.retried()
 		return judge.Verdict{}, false
