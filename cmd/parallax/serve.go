@@ -122,7 +122,8 @@ func (s *server) closeListeners() {
 	}
 }
 
-// run serves until ctx ends. Clients go first at the start, and last at the end.
+// run serves until ctx ends. At the end the clients go first, then what watched
+// them, and last the divergence log, so that the last word is written.
 func (s *server) run(ctx context.Context, load func() (*config.Config, error), hangup <-chan struct{}) error {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -158,10 +159,11 @@ func (s *server) run(ctx context.Context, load func() (*config.Config, error), h
 	s.drain(ctx)
 	clients.Wait()
 	stop()
+	var hung error
 	if !within(lastWords, rest.Wait) { // a pause file on a hung file system, for one
-		return errors.New("stopped, but not all of it ended: something hangs, see a goroutine dump (SIGQUIT)")
+		hung = errors.New("stopped, but not all of it ended: something hangs, a pause file on a hung file system for one")
 	}
-	if s.records != nil { // after the shadow, so that its last word is written
+	if s.records != nil {
 		s.records.Close()
 		records.Wait()
 	}
@@ -172,7 +174,7 @@ func (s *server) run(ctx context.Context, load func() (*config.Config, error), h
 		s.log.Error("records were lost at the end", "error", logged)
 	}
 	s.log.Info("stopped")
-	return nil
+	return hung
 }
 
 // lastWords is how long what is not the clients' may take to end, once they are

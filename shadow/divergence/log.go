@@ -282,8 +282,8 @@ func (l *Log) Members(cluster uint64, current []uint64) {
 	}
 }
 
-// IsOpen reports whether a check of the key matters to a finding. It is asked
-// for every check.
+// IsOpen reports whether a check of the key matters to a finding. Consistent asks
+// it for every check.
 func (l *Log) IsOpen(key []byte) bool {
 	if l.openKeys.Load() == 0 {
 		return false
