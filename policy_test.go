@@ -21,10 +21,14 @@ const module = "github.com/etcd-parallax/parallax"
 
 // arrows are what a package may import of ours; nothing else.
 var arrows = map[string][]string{
-	"cmd/parallax":             {"config", "proxy", "proxy/tap", "shadow", "shadow/divergence", "shadow/member"},
+	"cmd/parallax":             {"config", "proxy", "proxy/certs", "proxy/tap", "proxy/transport", "shadow", "shadow/divergence", "shadow/member"},
 	"config":                   nil,
-	"proxy":                    {"proxy/tap"},
+	"proxy":                    {"proxy/goaway", "proxy/tap", "proxy/transport", "proxy/wire"},
+	"proxy/certs":              nil,
+	"proxy/goaway":             nil,
 	"proxy/tap":                nil,
+	"proxy/transport":          nil,
+	"proxy/wire":               nil,
 	"shadow":                   {"shadow/divergence", "shadow/judge", "shadow/member"},
 	"shadow/divergence":        nil,
 	"shadow/judge":             nil,

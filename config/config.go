@@ -5,8 +5,13 @@
 package config
 
 import (
+	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
 	"time"
+
+	"go.yaml.in/yaml/v4"
 )
 
 // Config is what `parallax serve` was told. It is frozen: nobody changes it after [Load]; a reload makes another one
@@ -17,8 +22,60 @@ type Config struct {
 
 	// ListenClientURLs are the addresses for clients; none makes Parallax an observer. Option listen-client-urls, default none.
 	ListenClientURLs []URL
+	// CertFile is the PEM file with the certificate of the https listeners. Option cert-file, default none.
+	CertFile string
+	// KeyFile is the PEM file with the key of CertFile. Option key-file, default none.
+	KeyFile string
+	// TrustedCAFile is the PEM file with the CAs of client certificates. When it is set, a client of an https listener must show one,
+	// as with etcd. Option trusted-ca-file, default none.
+	TrustedCAFile string
+	// ClientCertAuth says the same in words, and only stands with TrustedCAFile. Option client-cert-auth, default false.
+	ClientCertAuth bool
+	// ClientCertAllowedCNs are the common names that a client certificate may have; none allows all. Option client-cert-allowed-cn, default none.
+	ClientCertAllowedCNs []string
+	// ClientCertAllowedHostnames are the names of which a client certificate must be valid for one; none allows all.
+	// Option client-cert-allowed-hostname, default none.
+	ClientCertAllowedHostnames []string
+	// CipherSuites are those of the https listeners up to TLS 1.2; none leaves it to Go. Option cipher-suites, default none.
+	CipherSuites []uint16
+	// TLSMinVersion is the least version of the https listeners, as in crypto/tls. Option tls-min-version, default TLS 1.2.
+	TLSMinVersion uint16
+	// UnixSocketMode is the mode of the unix listeners. Option unix-socket-mode, default 0600.
+	UnixSocketMode fs.FileMode
+	// UnixSocketOwner is USER or USER:GROUP, names or numbers; empty leaves the owner. Option unix-socket-owner, default none.
+	UnixSocketOwner string
+	// ReusePort lets another process listen on the same ports (SO_REUSEPORT). Option reuse-port, default false.
+	ReusePort bool
+	// AllowUnauthenticatedClients says that whoever reaches a listener may act with Cert. Option allow-unauthenticated-clients, default false.
+	AllowUnauthenticatedClients bool
+
 	// Endpoints are the client addresses of the etcd members, never empty. Option endpoints, default http://127.0.0.1:2379.
 	Endpoints []URL
+	// CACert is the PEM file with the CAs of the https members; empty means those of the system. Option cacert, default none.
+	CACert string
+	// Cert is the PEM file with the client certificate that the https members see. Option cert, default none.
+	Cert string
+	// Key is the PEM file with the key of Cert. Option key, default none.
+	Key string
+	// InsecureSkipTLSVerify takes any certificate of a member. Option insecure-skip-tls-verify, default false.
+	InsecureSkipTLSVerify bool
+	// TLSServerName is the name that a member's certificate must hold; empty means the host of the endpoint. Option tls-server-name, default none.
+	TLSServerName string
+	// PreferEndpoints get the clients while they are healthy; they are some of Endpoints. Option prefer-endpoint, default none.
+	PreferEndpoints []URL
+	// MoveClients ends connections to members that are positively gone or hung. Option move-clients, default true.
+	MoveClients bool
+	// RebalanceClients moves clients from members with many connections to those with few. Option rebalance-clients, default false.
+	RebalanceClients bool
+
+	// MaxConnections bounds the client connections, > 0. Option max-connections, default 10000.
+	MaxConnections int
+	// MaxConnectionsPerPeer bounds those of one client address; 0 means only MaxConnections does, and it is never more.
+	// Option max-connections-per-peer, default 5000.
+	MaxConnectionsPerPeer int
+	// HandshakeTimeout bounds the TLS handshake of a client and the wait for its first bytes, > 0. Option handshake-timeout, default 10s.
+	HandshakeTimeout time.Duration
+
 	// ListenAdminURLs are the addresses of probes and metrics; none turns them off. Option listen-admin-urls, default http://127.0.0.1:23791.
 	ListenAdminURLs []URL
 	// EnablePprof adds /debug/pprof/ to the admin listener. Option enable-pprof, default false.
@@ -42,6 +99,14 @@ type Config struct {
 	Shadow bool
 	// ShadowPauseFile pauses the shadow while that file exists; empty means no such file. Option shadow-pause-file, default none.
 	ShadowPauseFile string
+	// ShadowCert is the PEM file with the client certificate of the shadow; empty means Cert. Option shadow-cert, default none.
+	ShadowCert string
+	// ShadowKey is the PEM file with the key of ShadowCert. Option shadow-key, default none.
+	ShadowKey string
+	// ShadowUser is the etcd user of the shadow; empty means none. Option shadow-user, default none.
+	ShadowUser string
+	// ShadowPasswordFile holds the password of ShadowUser. Option shadow-password-file, default none.
+	ShadowPasswordFile string
 	// ShadowMaxReadsPerSecond is the budget per member in requests/s; 0 stops shadow reads. Option of the same name, default 50. Reloadable.
 	ShadowMaxReadsPerSecond float64
 	// ShadowMaxBytesPerSecond is the budget per member in bytes/s; 0 stops shadow reads. Option of the same name, default 1 MiB. Reloadable.
@@ -74,10 +139,34 @@ type PrefixRate struct {
 
 // URL is an address of a listener or a member.
 type URL struct {
-	// Scheme is "http", the only one of today.
+	// Scheme is "http" or "https", and for a listener of clients also "unix" or "passthrough" (TLS that is relayed untouched).
 	Scheme string
-	// Address is host:port, as net.Listen and net.Dial take it.
+	// Address is host:port, as net.Listen and net.Dial take it, or the absolute path of a unix socket.
 	Address string
 }
 
 func (u URL) String() string { return u.Scheme + "://" + u.Address }
+
+// Print writes the configuration as a YAML file that loads to the same configuration again.
+// It holds no secret: keys and passwords stand in files of their own, and URLs with a password are refused by [Load].
+func (c *Config) Print(w io.Writer) error {
+	root := &yaml.Node{Kind: yaml.MappingNode}
+	for _, o := range options() {
+		if o.notInFile {
+			continue
+		}
+		var value yaml.Node
+		if err := value.Encode(o.encode(c)); err != nil {
+			return fmt.Errorf("print option %s: %w", o.name, err)
+		}
+		root.Content = append(root.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: o.name}, &value)
+	}
+	data, err := yaml.Dump(root)
+	if err != nil {
+		return fmt.Errorf("print the configuration: %w", err)
+	}
+	if _, err := w.Write(data); err != nil {
+		return fmt.Errorf("print the configuration: %w", err)
+	}
+	return nil
+}

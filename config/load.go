@@ -41,7 +41,10 @@ func Load(fs *pflag.FlagSet, environ []string) (*Config, error) {
 		}
 	}
 	fillShares(l.config)
-	crossCheck(l.config, l.places, l.bad, &l.problems)
+	if c := l.config; l.places["max-connections-per-peer"] == "default" {
+		c.MaxConnectionsPerPeer = min(c.MaxConnectionsPerPeer, c.MaxConnections)
+	}
+	l.crossCheck()
 	if len(l.problems) > 0 {
 		return nil, l.problems
 	}
@@ -96,6 +99,7 @@ func split(texts []string) []string {
 
 // kubernetesEnv are the variables that Kubernetes puts into every pod of a namespace with a service called parallax or parallax-…
 // (https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables). Nobody wrote them, so they are no mistake.
+// PARALLAX_REUSE_PORT looks like one, of a service called parallax-reuse, but is an option.
 var kubernetesEnv = regexp.MustCompile(`^PARALLAX_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
 // environment picks our variables. Their values are not repeated in messages: an unknown one may hold anything.
@@ -109,7 +113,8 @@ func environment(environ []string) (map[string]string, Problems) {
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
 		switch {
-		case !strings.HasPrefix(name, envPrefix) || kubernetesEnv.MatchString(name):
+		case !strings.HasPrefix(name, envPrefix):
+		case !known[name] && kubernetesEnv.MatchString(name):
 		case !known[name]:
 			problems.add(name, "unknown variable: %s", meant(strings.TrimPrefix(name, envPrefix), option.env))
 		case name == samplePrefixes().env():

@@ -1,9 +1,12 @@
 package config
 
 import (
+	"crypto/tls"
+	"io/fs"
 	"log/slog"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,17 +66,89 @@ func (o option) reload() option { o.reloadable = true; return o }
 
 // options is the table. Its order is that of the help, of Print and of the README.
 func options() []option {
-	const long = 10 * time.Minute
 	file := row("config", func(c *Config) *string { return &c.ConfigFile }, text("file"), "",
 		"YAML file with further options; its keys are the names of the flags")
 	file.notInFile = true
-	return []option{
+	addresses := []option{
 		file,
 		row("listen-client-urls", func(c *Config) *[]URL { return &c.ListenClientURLs }, urls(listener), nil,
-			"where clients connect, http://IP:PORT; port 0 takes a free one; none: an observer without clients"),
+			"where clients connect: http://IP:PORT, https://IP:PORT, unix:///PATH or passthrough://IP:PORT (TLS relayed untouched, unseen by the shadow); port 0 takes a free one; none: an observer without clients"),
 		row("endpoints", func(c *Config) *[]URL { return &c.Endpoints }, urls(endpoint), []URL{{"http", "127.0.0.1:2379"}},
-			"client addresses of the etcd members, http://HOST:PORT or HOST:PORT"),
-		row("listen-admin-urls", func(c *Config) *[]URL { return &c.ListenAdminURLs }, urls(listener), []URL{{"http", "127.0.0.1:23791"}},
+			"client addresses of the etcd members, http://HOST:PORT, https://HOST:PORT or HOST:PORT (http)"),
+	}
+	return slices.Concat(addresses, listenerOptions(), memberOptions(), operatorOptions(), shadowOptions())
+}
+
+const (
+	// long is more than anybody waits for on purpose.
+	long = 10 * time.Minute
+	// maxConnections is far above what one machine can hold open.
+	maxConnections = 1_000_000
+)
+
+func listenerOptions() []option {
+	return []option{
+		row("cert-file", func(c *Config) *string { return &c.CertFile }, text("file"), "",
+			"PEM file with the certificate of the https listeners; read again when it changes, as every file of certificates and keys"),
+		row("key-file", func(c *Config) *string { return &c.KeyFile }, text("file"), "",
+			"PEM file with the key of --cert-file"),
+		row("trusted-ca-file", func(c *Config) *string { return &c.TrustedCAFile }, text("file"), "",
+			"PEM file with the CAs of client certificates; with it, clients of the https listeners must show one (as with etcd)"),
+		row("client-cert-auth", func(c *Config) *bool { return &c.ClientCertAuth }, boolean(), false,
+			"clients of the https listeners must show a certificate; needs --trusted-ca-file, which says the same"),
+		row("client-cert-allowed-cn", func(c *Config) *[]string { return &c.ClientCertAllowedCNs }, names(), nil,
+			"common names that a client certificate may have; none: all"),
+		row("client-cert-allowed-hostname", func(c *Config) *[]string { return &c.ClientCertAllowedHostnames }, names(), nil,
+			"host names or IPs, of which a client certificate must be valid for one; none: all"),
+		row("cipher-suites", func(c *Config) *[]uint16 { return &c.CipherSuites }, cipherSuites(), nil,
+			"cipher suites of the https listeners for TLS 1.2, by their IANA names; none: those of Go; the ones of TLS 1.3 are always on"),
+		row("tls-min-version", func(c *Config) *uint16 { return &c.TLSMinVersion }, tlsVersion(), tls.VersionTLS12,
+			"least TLS version of the https listeners: TLS1.2 or TLS1.3"),
+		row("unix-socket-mode", func(c *Config) *fs.FileMode { return &c.UnixSocketMode }, fileMode(), 0o600,
+			"who may connect to the unix listeners, in octal as for chmod"),
+		row("unix-socket-owner", func(c *Config) *string { return &c.UnixSocketOwner }, owner(), "",
+			"owner of the sockets of the unix listeners, USER or USER:GROUP, names or numbers; none: who runs Parallax"),
+		row("reuse-port", func(c *Config) *bool { return &c.ReusePort }, boolean(), false,
+			"let the next Parallax listen on the same ports (SO_REUSEPORT) before this one stops"),
+		row("allow-unauthenticated-clients", func(c *Config) *bool { return &c.AllowUnauthenticatedClients }, boolean(), false,
+			"whoever reaches a listener may act with --cert, without a certificate of its own"),
+		row("max-connections", func(c *Config) *int { return &c.MaxConnections }, count(1, maxConnections), 10_000,
+			"how many client connections may be open at once"),
+		row("max-connections-per-peer", func(c *Config) *int { return &c.MaxConnectionsPerPeer }, count(0, maxConnections), 5_000,
+			"how many of them one client address may have, never more than --max-connections; 0: no limit of its own"),
+		row("handshake-timeout", func(c *Config) *time.Duration { return &c.HandshakeTimeout }, duration(1, long), 10*time.Second,
+			"how long a client may take for the TLS handshake, and then for its first bytes"),
+	}
+}
+
+func memberOptions() []option {
+	return []option{
+		row("cacert", func(c *Config) *string { return &c.CACert }, text("file"), "",
+			"PEM file with the CAs of the members' certificates; none: the CAs of the system"),
+		row("cert", func(c *Config) *string { return &c.Cert }, text("file"), "",
+			"PEM file with the client certificate that https members see in place of the clients' own"),
+		row("key", func(c *Config) *string { return &c.Key }, text("file"), "",
+			"PEM file with the key of --cert"),
+		row("insecure-skip-tls-verify", func(c *Config) *bool { return &c.InsecureSkipTLSVerify }, boolean(), false,
+			"take any certificate of a member (CAUTION: only for testing)"),
+		row("tls-server-name", func(c *Config) *string { return &c.TLSServerName }, text("name"), "",
+			"name that the members' certificates must hold; none: the host of the endpoint"),
+		row("prefer-endpoint", func(c *Config) *[]URL { return &c.PreferEndpoints }, urls(preferred), nil,
+			"those of --endpoints that get the clients while one of them is well, such as the member on the same machine"),
+		row("move-clients", func(c *Config) *bool { return &c.MoveClients }, boolean(), true,
+			"end connections to a member that hangs, was removed, is a learner or has no leader, while another member is well"),
+		row("rebalance-clients", func(c *Config) *bool { return &c.RebalanceClients }, boolean(), false,
+			"move clients from members with many connections to members with few"),
+		row("dial-timeout", func(c *Config) *time.Duration { return &c.DialTimeout }, duration(1, long), 1500*time.Millisecond,
+			"how long one attempt to reach a member may take"),
+		row("discover-members", func(c *Config) *bool { return &c.DiscoverMembers }, boolean(), true,
+			"check every member that the endpoints list, not only the endpoints"),
+	}
+}
+
+func operatorOptions() []option {
+	return []option{
+		row("listen-admin-urls", func(c *Config) *[]URL { return &c.ListenAdminURLs }, urls(admin), []URL{{"http", "127.0.0.1:23791"}},
 			"where /livez, /readyz, /metrics and /version are served, http://IP:PORT; \"\" turns them off"),
 		row("enable-pprof", func(c *Config) *bool { return &c.EnablePprof }, boolean(), false,
 			"serve /debug/pprof/ on the admin addresses"),
@@ -85,14 +160,23 @@ func options() []option {
 			"file of the NDJSON records of divergence; \"\" or - writes them to stdout"),
 		row("shutdown-timeout", func(c *Config) *time.Duration { return &c.ShutdownTimeout }, duration(1, long), time.Second,
 			"how long an orderly stop may take"),
-		row("dial-timeout", func(c *Config) *time.Duration { return &c.DialTimeout }, duration(1, long), 1500*time.Millisecond,
-			"how long one attempt to reach a member may take"),
-		row("discover-members", func(c *Config) *bool { return &c.DiscoverMembers }, boolean(), true,
-			"check every member that the endpoints list, not only the endpoints"),
+	}
+}
+
+func shadowOptions() []option {
+	return []option{
 		row("shadow", func(c *Config) *bool { return &c.Shadow }, boolean(), true,
 			"check what the members hold; false: only relay"),
 		row("shadow-pause-file", func(c *Config) *string { return &c.ShadowPauseFile }, text("file"), "",
 			"no shadow reads while this file exists"),
+		row("shadow-cert", func(c *Config) *string { return &c.ShadowCert }, text("file"), "",
+			"PEM file with a client certificate of the shadow's own; none: --cert"),
+		row("shadow-key", func(c *Config) *string { return &c.ShadowKey }, text("file"), "",
+			"PEM file with the key of --shadow-cert"),
+		row("shadow-user", func(c *Config) *string { return &c.ShadowUser }, userName(), "",
+			"etcd user of the shadow, where etcd has authentication on; none: no user"),
+		row("shadow-password-file", func(c *Config) *string { return &c.ShadowPasswordFile }, text("file"), "",
+			"file with the password of --shadow-user, in one line"),
 		row("shadow-max-reads-per-second", func(c *Config) *float64 { return &c.ShadowMaxReadsPerSecond }, number(1e6), 50,
 			"budget of shadow requests for each member; 0 stops them").reload(),
 		row("shadow-max-bytes-per-second", func(c *Config) *int64 { return &c.ShadowMaxBytesPerSecond }, size(0, 1<<40), 1<<20,

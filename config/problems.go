@@ -57,15 +57,24 @@ func shown(s string) string {
 
 // nearest is the name of the option that was most likely meant, or "".
 func nearest(name string) string {
-	name = strings.ToLower(strings.ReplaceAll(name, "_", "-"))
-	const longestName = 64
+	var names []string
+	for _, o := range options() {
+		names = append(names, o.name)
+	}
+	return closest(strings.ToLower(strings.ReplaceAll(name, "_", "-")), names)
+}
+
+// closest is that of the candidates that name was most likely meant to be, or "".
+func closest(name string, candidates []string) string {
+	const longestName, mostSlips = 64, 3
 	if len(name) > longestName {
 		return ""
 	}
-	best, least := "", 4
-	for _, o := range options() {
-		if d := distance(name, o.name); d < least {
-			best, least = o.name, d
+	best, least := "", mostSlips+1
+	for _, candidate := range candidates {
+		// Half of a short name, as key, would be no slip but another word.
+		if d := distance(name, candidate); d < least && 2*d < len(candidate) {
+			best, least = candidate, d
 		}
 	}
 	return best

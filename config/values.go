@@ -1,8 +1,13 @@
 package config
 
 import (
+	"crypto/tls"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -199,4 +204,135 @@ func sizeText(n int64) string {
 		}
 	}
 	return strconv.FormatInt(n, 10)
+}
+
+// list makes a kind of several values out of a kind of one.
+func list[T comparable](name string, one kind[T]) kind[[]T] {
+	parse := func(texts []string) ([]T, []fault) {
+		var values []T
+		var faults []fault
+		for i, s := range texts {
+			v, wrong := one.parse([]string{s})
+			switch {
+			case len(wrong) > 0:
+				faults = append(faults, fault{i, wrong[0].err})
+			case slices.Contains(values, v):
+				faults = append(faults, fault{i, fmt.Errorf("%s is there twice: remove one", shown(s))})
+			default:
+				values = append(values, v)
+			}
+		}
+		return values, faults
+	}
+	texts := func(values []T) []string {
+		texts := make([]string, len(values))
+		for i, v := range values {
+			texts[i] = one.text(v)
+		}
+		return texts
+	}
+	return kind[[]T]{
+		name: name, list: true, tags: []string{"!!str"}, parse: parse,
+		text:   func(values []T) string { return strings.Join(texts(values), ",") },
+		encode: func(values []T) any { return texts(values) },
+	}
+}
+
+// refusing is k without the texts for which wrong has an error.
+func refusing[T any](k kind[T], wrong func(string) error) kind[T] {
+	parse := k.parse
+	k.parse = func(texts []string) (T, []fault) {
+		last := len(texts) - 1
+		if err := wrong(texts[last]); err != nil {
+			return *new(T), []fault{{last, err}}
+		}
+		return parse(texts)
+	}
+	return k
+}
+
+func names() kind[[]string] {
+	return list("names", refusing(text("name"), func(s string) error {
+		if s == "" {
+			return errors.New("an entry is empty: remove it")
+		}
+		return nil
+	}))
+}
+
+var ownerForm = regexp.MustCompile(`^([^:/\s]+(:[^:/\s]+)?)?$`)
+
+func owner() kind[string] {
+	return refusing(text("owner"), func(s string) error {
+		if !ownerForm.MatchString(s) {
+			return fmt.Errorf("%s is not an owner: use USER or USER:GROUP, names or numbers", shown(s))
+		}
+		return nil
+	})
+}
+
+// userName takes no colon, behind which etcdctl has the password: what is printed must hold none.
+func userName() kind[string] {
+	return refusing(text("name"), func(s string) error {
+		if strings.Contains(s, ":") {
+			return errors.New("the value (not shown) holds a colon, as USER:PASSWORD does: give the user only, and the password in the file of --shadow-password-file")
+		}
+		return nil
+	})
+}
+
+// fileMode is octal also where YAML would read a decimal number: 384 is nobody's way to write 0600.
+func fileMode() kind[fs.FileMode] {
+	parse := func(s string) (fs.FileMode, error) {
+		n, err := strconv.ParseUint(strings.TrimPrefix(s, "0o"), 8, 32)
+		if err != nil || n > uint64(fs.ModePerm) {
+			return 0, fmt.Errorf("%s is not a file mode: write it in octal, as 0600 or 0660, at most 0777", shown(s))
+		}
+		return fs.FileMode(n), nil
+	}
+	write := func(m fs.FileMode) string { return fmt.Sprintf("%04o", uint32(m)) }
+	return scalar("mode", []string{"!!str", "!!int"}, parse, write, func(m fs.FileMode) any { return write(m) })
+}
+
+// tlsVersion has etcd's spelling.
+func tlsVersion() kind[uint16] {
+	parse := func(s string) (uint16, error) {
+		switch s {
+		case "TLS1.2":
+			return tls.VersionTLS12, nil
+		case "TLS1.3":
+			return tls.VersionTLS13, nil
+		}
+		return 0, fmt.Errorf("%s is unknown: use TLS1.2 or TLS1.3", shown(s))
+	}
+	write := func(v uint16) string { return fmt.Sprintf("TLS1.%d", v-tls.VersionTLS10) }
+	return scalar("word", []string{"!!str"}, parse, write, func(v uint16) any { return write(v) })
+}
+
+// cipherSuites takes the names that etcd takes, but for those of TLS 1.3: Go ignores them, and the operator would not learn it.
+func cipherSuites() kind[[]uint16] {
+	parse := func(s string) (uint16, error) {
+		name := s
+		switch s { // etcd's older names
+		case "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305":
+			name += "_SHA256"
+		case "TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256":
+			return 0, fmt.Errorf("%s belongs to TLS 1.3, whose suites are always on: remove it", s)
+		}
+		ids := make(map[string]uint16)
+		for _, suite := range slices.Concat(tls.CipherSuites(), tls.InsecureCipherSuites()) {
+			if slices.Contains(suite.SupportedVersions, tls.VersionTLS12) {
+				ids[suite.Name] = suite.ID
+			}
+		}
+		if id, ok := ids[name]; ok {
+			return id, nil
+		}
+		advice := "use IANA names, as TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"
+		if guess := closest(strings.ToUpper(strings.ReplaceAll(s, "-", "_")), slices.Sorted(maps.Keys(ids))); guess != "" {
+			advice = "did you mean " + guess + "?"
+		}
+		return 0, fmt.Errorf("%s is unknown: %s", shown(s), advice)
+	}
+	return list("names", scalar("name", nil, parse, tls.CipherSuiteName, itself))
 }

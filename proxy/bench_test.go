@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"sync"
 	"testing"
 
@@ -56,11 +57,11 @@ func BenchmarkRelay(b *testing.B) {
 }
 
 func hostPort(b *testing.B, endpoint string) string {
-	a, err := parse(endpoint)
+	u, err := url.Parse(endpoint)
 	if err != nil {
 		b.Fatal(err)
 	}
-	return a.address
+	return u.Host
 }
 
 // exchange is what client and server of one unary call send, as bytes in which only the stream's id changes.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -37,9 +38,19 @@ func TestG1RealConversationsPassUnchangedAndHeard(t *testing.T) {
 			client := dialTCP(t, serve(t, p))
 			deadline := time.Now().Add(time.Minute)
 			_ = client.SetDeadline(deadline)
+			steps := conversation(t, file)
+			// The member is dialed when the client has spoken, and then may be the first whose words are read.
+			begins := slices.IndexFunc(steps, func(s step) bool { return !s.down })
+			if _, err := client.Write(steps[begins].bytes[:1]); err != nil {
+				t.Fatal(err)
+			}
 			server := <-members
 			_ = server.SetDeadline(deadline)
-			for i, s := range conversation(t, file) {
+			if _, err := io.ReadFull(server, make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			steps[begins].bytes = steps[begins].bytes[1:]
+			for i, s := range steps {
 				from, to := net.Conn(client), server
 				if s.down {
 					from, to = server, client

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/etcd-parallax/parallax/proxy/tap"
+	"github.com/etcd-parallax/parallax/proxy/transport"
 )
 
 // Thousands of calls of a real client: each gets its own answer, and the observer hears each with the answer that
@@ -193,7 +194,7 @@ func TestTapHearsInOrder(t *testing.T) {
 			},
 		},
 		Dial: func(ctx context.Context, e string) (net.Conn, error) {
-			c, err := dial(ctx, e)
+			c, err := transport.Dial(ctx, e)
 			return watchedConn{c, func(b []byte) {
 				if bytes.Contains(b, []byte("first of all")) && asked.Load() == 0 {
 					t.Error("a request was written to the member before the tap heard it")
@@ -201,7 +202,7 @@ func TestTapHearsInOrder(t *testing.T) {
 			}}, err
 		},
 	}
-	l, err := Listen(t.Context(), "http://127.0.0.1:0")
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

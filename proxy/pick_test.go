@@ -27,7 +27,7 @@ func TestEndpointsTakeTurns(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			var r rotation
 			for i, want := range tc.want {
-				got := r.next(abc, func(e string) Health { return tc.health[e] })
+				got := r.next(abc, nil, func(e string) Health { return tc.health[e] })
 				if diff := cmp.Diff(want, got); diff != "" {
 					t.Errorf("connection %d: (-want +got)\n%s", i, diff)
 				}
@@ -36,7 +36,7 @@ func TestEndpointsTakeTurns(t *testing.T) {
 	}
 	t.Run("no health function", func(t *testing.T) {
 		var r rotation
-		if diff := cmp.Diff(abc, r.next(abc, nil)); diff != "" {
+		if diff := cmp.Diff(abc, r.next(abc, nil, nil)); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -52,7 +52,7 @@ func TestNoEndpointIsEverLeftOut(t *testing.T) {
 			for _, e := range endpoints {
 				health[e] = Health(rapid.IntRange(int(Unknown), int(Unfit)).Draw(t, "health"))
 			}
-			got := r.next(endpoints, func(e string) Health { return health[e] })
+			got := r.next(endpoints, nil, func(e string) Health { return health[e] })
 			if a, b := slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(endpoints)); !slices.Equal(a, b) {
 				t.Fatalf("tried %q of %q", got, endpoints)
 			}

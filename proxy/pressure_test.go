@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/etcd-parallax/parallax/proxy/wire"
 )
 
 // A client that does not read stops its member, and the other way round; what is held in between is one buffer.
@@ -49,7 +51,7 @@ func TestBackPressureIsExact(t *testing.T) {
 			"down": {flood(member), client},
 		} {
 			synctest.Wait() // until nothing can move any more
-			if got := tc.sent.Load(); got > bufferSize {
+			if got := tc.sent.Load(); got > wire.BufferSize {
 				t.Errorf("%s: %d bytes were taken in, none was taken out", name, got)
 			}
 			const some = 10 << 10
@@ -57,7 +59,7 @@ func TestBackPressureIsExact(t *testing.T) {
 				t.Fatal(err)
 			}
 			synctest.Wait()
-			if got := tc.sent.Load(); got < some || got > some+bufferSize {
+			if got := tc.sent.Load(); got < some || got > some+wire.BufferSize {
 				t.Errorf("%s: %d bytes were taken in, %d were taken out", name, got, some)
 			}
 		}
@@ -72,6 +74,7 @@ func TestSlowReader(t *testing.T) {
 	const size = 96 << 20
 	var sent atomic.Int64
 	p := &Proxy{Endpoints: []string{member(t, func(c net.Conn) {
+		_, _ = c.Read(make([]byte, 1))
 		chunk := bytes.Repeat([]byte{7}, 64<<10)
 		for sent.Load() < size {
 			n, err := c.Write(chunk)
@@ -82,6 +85,7 @@ func TestSlowReader(t *testing.T) {
 		}
 	})}}
 	c := dialTCP(t, serve(t, p))
+	_, _ = io.WriteString(c, "x")
 
 	var before, after runtime.MemStats
 	runtime.GC()

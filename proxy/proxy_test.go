@@ -20,7 +20,7 @@ const patience = 60 * time.Second
 // serve starts p on a free port and returns the address. At the end of the test it must close cleanly.
 func serve(t testing.TB, p *Proxy) string {
 	t.Helper()
-	l, err := Listen(t.Context(), "http://127.0.0.1:0")
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,7 +28,9 @@ func serve(t testing.TB, p *Proxy) string {
 	return l.Addr().String()
 }
 
-func serveOn(t testing.TB, p *Proxy, l net.Listener) {
+func serveOn(t testing.TB, p *Proxy, l net.Listener) { serveListener(t, p, &Listener{Listener: l}) }
+
+func serveListener(t testing.TB, p *Proxy, l *Listener) {
 	served := make(chan error, 1)
 	go func() { served <- p.Serve(l) }()
 	t.Cleanup(func() {
@@ -104,12 +106,13 @@ func dialTCP(t testing.TB, address string) *net.TCPConn {
 	return c.(*net.TCPConn)
 }
 
-// hears reads what a member says first.
+// hears speaks first, as clients of HTTP do, and reads what a member says then.
 func hears(t testing.TB, address string, n int) string {
 	t.Helper()
 	c := dialTCP(t, address)
 	defer func() { _ = c.Close() }()
 	b := make([]byte, n)
+	_, _ = io.WriteString(c, "?")
 	if _, err := io.ReadFull(c, b); err != nil {
 		t.Fatalf("reading the member's greeting: %v", err)
 	}

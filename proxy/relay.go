@@ -4,39 +4,55 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
+	"time"
 
+	"github.com/etcd-parallax/parallax/proxy/goaway"
 	"github.com/etcd-parallax/parallax/proxy/tap"
+	"github.com/etcd-parallax/parallax/proxy/wire"
 )
 
 // conn is one client connection and its one member connection.
 type conn struct {
-	proxy  *Proxy
-	client net.Conn
+	proxy *Proxy
+	from  *Listener
+	peer  netip.Addr // the zero value on a socket
+	raw   net.Conn   // what the listener accepted
+
+	client *wire.Conn // set by receive
 
 	// Set by attach, before the pumps start.
-	member     net.Conn
-	fromClient *reader
-	fromMember *reader
-	tap        *tap.Tap
+	member   *wire.Conn
+	endpoint string
+	tap      *tap.Tap
 
 	// blind: no tap, or one that has ended. From then on the bytes only pass.
 	blind atomic.Bool
-	// reset: the pump that has ended by a failed write found the other side of it reset. The kernel reports a
-	// reset once, so the pump that reads that side may find an ordinary end, and looks here.
-	reset atomic.Bool
 
-	mu    sync.Mutex // guards ended, and member against end; never held across a read or write
-	ended bool
+	frames goaway.Follower // of what the client was sent; the down pump's own
+	leave  atomic.Int32    // whether the client is to go: stay, asked or rests
+	told   atomic.Bool     // … and it has been told so, or cannot be
+
+	mu      sync.Mutex // guards ended and parting, and member against end; never held across a read or write
+	parting bool       // see part
+	ended   bool
 }
 
-// relay carries bytes until both directions have ended.
-func (c *conn) relay() {
+// Whether a client is to go.
+const (
+	stay  = iota // no
+	asked        // it is told by a GOAWAY, and goes when it wants
+	rests        // … and its connection ends when no call waits for its answer
+)
+
+// relay carries bytes until both directions have ended. first is what the client has said already.
+func (c *conn) relay(first []byte) {
 	var down sync.WaitGroup
 	down.Go(c.down)
-	c.up()
+	c.up(first)
 	down.Wait()
 }
 
@@ -44,43 +60,92 @@ func (c *conn) relay() {
 //
 // GUARANTEE G1: What a client and a member exchange through Parallax is byte for byte what they sent, but for a
 // GOAWAY when a connection is to move.
-func (c *conn) up() {
-	defer c.fromClient.release()
+func (c *conn) up(b []byte) {
+	defer c.client.Release()
 	for {
-		b, err := c.fromClient.next()
-		if err != nil {
-			c.pass(err, c.member)
-			return
-		}
 		// Before the write: an answer must not reach the tap before its request.
 		c.show(tap.Up, b)
 		if _, err := c.member.Write(b); err != nil {
-			c.failed(err)
-			return
+			if c.isParting() {
+				c.hearOut()
+			}
+			return // see down
 		}
 		c.proxy.Metrics.up.Add(float64(len(b)))
-		c.fromClient.release()
+		c.client.Release()
+		var err error
+		if b, err = c.client.Next(); err != nil {
+			c.pass(err, c.member)
+			return
+		}
 	}
 }
 
 // down carries the member's bytes to the client.
 func (c *conn) down() {
-	defer c.fromMember.release()
+	defer c.member.Release()
 	for {
-		b, err := c.fromMember.next()
+		b, err := c.member.Next()
+		if errors.Is(err, os.ErrDeadlineExceeded) { // woken, see goodbye
+			err = c.member.SetReadDeadline(time.Time{})
+		}
 		if err != nil {
 			c.pass(err, c.client)
 			return
 		}
-		if _, err := c.client.Write(b); err != nil {
-			c.failed(err)
+		if err := c.hand(b); err != nil {
+			// Nothing is closed: what the client sent before may still wait to be read, as may what a member sent that
+			// takes no more (a GOAWAY that says why, an early answer). The pump that reads it comes to its end by itself, if
+			// it is not stuck with a member that is stuck with us: nobody takes what that one says any more.
+			_ = c.member.SetWriteDeadline(time.Now().Add(lastWords))
 			return
 		}
 		// After the write: what the tap makes of it costs the client no time.
 		c.show(tap.Down, b)
 		c.proxy.Metrics.down.Add(float64(len(b)))
-		c.fromMember.release()
+		c.member.Release()
 	}
+}
+
+// hand gives the client what the member said.
+func (c *conn) hand(b []byte) error {
+	if c.leave.Load() != stay && !c.told.Load() {
+		return c.tell(b)
+	}
+	if len(b) == 0 {
+		return nil // woken
+	}
+	if _, err := c.client.Write(b); err != nil {
+		return err
+	}
+	c.frames.Feed(b)
+	return nil
+}
+
+// tell gives the client what the member said, and a GOAWAY at the first place where one may stand.
+func (c *conn) tell(b []byte) error {
+	n, found := c.frames.Find(b)
+	if n > 0 {
+		if _, err := c.client.Write(b[:n]); err != nil {
+			return err
+		}
+	}
+	if !found {
+		if c.frames.Closed() {
+			c.told.Store(true) // it never can be
+		}
+		return nil
+	}
+	if _, err := c.client.Write([]byte(goaway.Frame)); err != nil {
+		return err
+	}
+	c.proxy.Metrics.goaways.Inc()
+	c.told.Store(true)
+	if b = b[n:]; len(b) == 0 {
+		return nil
+	}
+	_, err := c.client.Write(b)
+	return err // the frames need no following any more: this was the last time
 }
 
 // show lets the tap see bytes that pass.
@@ -88,10 +153,10 @@ func (c *conn) show(d tap.Direction, b []byte) {
 	if !c.blind.Load() {
 		c.tap.Feed(d, b)
 		if reason, ended := c.tap.Ended(); ended && c.blind.CompareAndSwap(false, true) {
-			c.proxy.tapEnded(c.tap, reason)
+			c.proxy.tapEnded(c, reason)
 		}
 	}
-	if c.proxy.draining.Load() {
+	if c.leave.Load() == rests {
 		c.settle()
 	}
 }
@@ -99,56 +164,95 @@ func (c *conn) show(d tap.Direction, b []byte) {
 // pass tells the other side how reading one side ended, as the network would have told it: that it sends no
 // more (the other direction goes on), or that it is gone. A reset must not become an orderly end: an HTTP/1.1
 // answer without a length that is cut off would look whole.
-func (c *conn) pass(err error, to net.Conn) {
+func (c *conn) pass(err error, to *wire.Conn) {
 	switch {
 	case errors.Is(err, net.ErrClosed):
+		if to == c.client && c.isParting() {
+			_ = c.client.CloseWrite()
+		}
 		return // by end, which is at work on the other side as well
-	case errors.Is(err, io.EOF) && !c.reset.Load():
-		if w, ok := to.(interface{ CloseWrite() error }); ok {
-			_ = w.CloseWrite() // if that fails it is gone, which the pump that reads it finds
-			return
+	case to == c.member && errors.Is(err, os.ErrDeadlineExceeded):
+		// The client has had its time, see part.
+	case errors.Is(err, io.EOF):
+		if !errors.Is(to.CloseWrite(), errors.ErrUnsupported) {
+			return // if that fails it is gone, which the pump that reads it finds
 		}
 	default:
-		for _, side := range []net.Conn{c.client, c.member} {
-			if l, ok := side.(interface{ SetLinger(int) error }); ok {
-				_ = l.SetLinger(0) // makes Close a reset
-			}
-		}
+		c.client.Reset()
+		c.member.Reset()
 	}
 	c.end()
 }
 
-// failed is the end of a pump by a failed write. Nothing is closed: what that side sent before may still wait to
-// be read (a GOAWAY that says why, an early answer), and the pump that reads it comes to its end by itself.
-func (c *conn) failed(err error) {
-	if errors.Is(err, syscall.ECONNRESET) {
-		c.reset.Store(true)
-	}
-}
-
 // attach gives the connection its member. False: it was ended meanwhile, and the member connection is closed.
-func (c *conn) attach(member net.Conn, t *tap.Tap, b *buffers) bool {
+func (c *conn) attach(member *wire.Conn, endpoint string, t *tap.Tap) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ended {
 		_ = member.Close()
 		return false
 	}
-	c.member, c.tap = member, t
-	c.fromClient, c.fromMember = newReader(b, c.client), newReader(b, member)
+	c.member, c.endpoint, c.tap = member, endpoint, t
 	c.blind.Store(t == nil)
 	return true
 }
 
-// settle ends a connection of a proxy that shuts down as soon as no call waits for its answer. Of a connection
-// that is not listened to this is not known, and it ends at once: its client is back on another endpoint in
-// milliseconds, where waiting for an open watch to end would leave it without etcd for seconds.
-func (c *conn) settle() {
+// goodbye asks the client to go, as how says. It may be called at any time, more than once.
+func (c *conn) goodbye(how int32) {
+	c.leave.Store(how)
 	c.mu.Lock()
-	t := c.tap
+	member := c.member
 	c.mu.Unlock()
-	if t == nil || c.blind.Load() || t.Unanswered() == 0 {
-		c.end()
+	switch {
+	case member == nil && how == rests:
+		c.end() // nothing that it said was passed on
+	case member != nil:
+		// The down pump alone writes to the client: it is woken, and finds the words to say.
+		_ = member.SetReadDeadline(time.Unix(1, 0))
+		c.settle()
+	}
+}
+
+// settle ends a connection that is to rest, as soon as its client knows and no call waits for its answer. Streams (watch, lease
+// keepalive) are not waited for: they have no end of their own. Where nothing listens it is not known what waits, and
+// the connection ends at once: its client is back on another endpoint in milliseconds, where waiting for an open
+// watch to end would leave it without etcd for seconds.
+func (c *conn) settle() {
+	if c.leave.Load() == rests && c.told.Load() && (c.blind.Load() || c.tap.Unanswered() == 0) {
+		c.part()
+	}
+}
+
+// lastWords is how long what is on its way may take when one side is gone, or is to go.
+const lastWords = 500 * time.Millisecond
+
+// part lets a client go that waits for nothing more. Its side is not closed at once: the kernel resets a connection that is
+// closed when something is unread or still comes (window updates for the answer that the client is reading, a ping),
+// and throws away what it has not sent yet of the last answer. So the client is told that no more comes, and heard out.
+func (c *conn) part() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended || c.parting {
+		return
+	}
+	c.parting = true
+	_ = c.client.SetReadDeadline(time.Now().Add(lastWords))
+	_ = c.member.Close() // which ends the down pump, that alone writes to the client
+}
+
+func (c *conn) isParting() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.parting
+}
+
+// hearOut reads what the client says until it closes.
+func (c *conn) hearOut() {
+	for {
+		c.client.Release()
+		if _, err := c.client.Next(); err != nil {
+			return
+		}
 	}
 }
 
@@ -160,8 +264,10 @@ func (c *conn) end() {
 		return
 	}
 	c.ended = true
-	_ = c.client.Close()
-	if c.member != nil {
-		_ = c.member.Close()
+	if c.member == nil {
+		_ = c.raw.Close()
+		return
 	}
+	_ = c.client.Close()
+	_ = c.member.Close()
 }

@@ -14,13 +14,15 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/etcd-parallax/parallax/proxy/transport"
 )
 
 // transports are the kinds of connection that a relay meets: with and without a file descriptor to wait on.
 var transports = map[string]func(context.Context, string) (net.Conn, error){
 	"tcp": nil,
 	"only a net.Conn": func(ctx context.Context, endpoint string) (net.Conn, error) {
-		c, err := dial(ctx, endpoint)
+		c, err := transport.Dial(ctx, endpoint)
 		if err != nil {
 			return nil, err
 		}
@@ -119,12 +121,13 @@ func TestHalfClose(t *testing.T) {
 			got <- string(all)
 		})}}
 		c := dialTCP(t, serve(t, p))
+		_, _ = io.WriteString(c, "hello, ")
 		if got, err := io.ReadAll(c); string(got) != "no more from me" || err != nil {
 			t.Fatalf("%q, %v", got, err)
 		}
-		_, _ = io.WriteString(c, "but from me")
+		_, _ = io.WriteString(c, "and more from me")
 		_ = c.CloseWrite()
-		if got := <-got; got != "but from me" {
+		if got := <-got; got != "hello, and more from me" {
 			t.Errorf("%q", got)
 		}
 	})
@@ -135,10 +138,11 @@ func TestReset(t *testing.T) {
 	t.Run("by the member", func(t *testing.T) {
 		p := &Proxy{Endpoints: []string{member(t, func(c net.Conn) {
 			_, _ = io.WriteString(c, "half an ans")
-			_, _ = c.Read(make([]byte, 1)) // the client has read it
+			_, _ = io.ReadFull(c, make([]byte, 2)) // the client has read it
 			_ = c.(*net.TCPConn).SetLinger(0)
 		})}}
 		c := dialTCP(t, serve(t, p))
+		_, _ = c.Write([]byte("x"))
 		if _, err := io.ReadFull(c, make([]byte, 11)); err != nil {
 			t.Fatal(err)
 		}
@@ -167,11 +171,13 @@ func TestReset(t *testing.T) {
 	t.Run("by the client", func(t *testing.T) {
 		got := make(chan error, 1)
 		p := &Proxy{Endpoints: []string{member(t, func(c net.Conn) {
+			_, _ = c.Read(make([]byte, 1))
 			_, _ = io.WriteString(c, "hello")
 			_, err := c.Read(make([]byte, 1))
 			got <- err
 		})}}
 		c := dialTCP(t, serve(t, p))
+		_, _ = c.Write([]byte("x"))
 		if _, err := io.ReadFull(c, make([]byte, 5)); err != nil {
 			t.Fatal(err)
 		}
@@ -220,12 +226,13 @@ func TestMemberDies(t *testing.T) {
 	die := make(chan struct{})
 	p := &Proxy{Endpoints: []string{
 		member(t, func(c net.Conn) { _, _ = io.WriteString(c, "a"); <-die }),
-		member(t, func(c net.Conn) { _, _ = io.WriteString(c, "b"); echo(c) }),
+		member(t, func(c net.Conn) { _, _ = io.WriteString(c, "b"); _, _ = c.Read(make([]byte, 1)); echo(c) }),
 	}}
 	address := serve(t, p)
 	var conns [2]*net.TCPConn
 	for i, want := range []string{"a", "b"} {
 		conns[i] = dialTCP(t, address)
+		_, _ = conns[i].Write([]byte("x"))
 		got := make([]byte, 1)
 		if _, err := io.ReadFull(conns[i], got); err != nil || string(got) != want {
 			t.Fatalf("connection %d has the member %q, %v", i, got, err)

@@ -2,22 +2,41 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
+	"net/netip"
 	"time"
 )
 
+// A Listener is where clients connect, and how what they say there is to be taken.
+type Listener struct {
+	net.Listener
+
+	// TLS is how to speak TLS with clients; it is asked for each connection. If nil, they speak none.
+	TLS func() *tls.Config
+
+	// Passthrough relays what is said as it is: TLS between client and member, that Parallax cannot hear.
+	Passthrough bool
+
+	// Handover closes the listener so that no connection that waits in it is lost, and says whether a successor
+	// accepts at the same address. If nil, there is none, and the listener is just closed.
+	Handover func(context.Context) bool
+
+	heir bool // what Handover said
+}
+
 // Serve relays the connections of l until Shutdown or Close, and then returns ErrClosed. It may be called for
 // several listeners. It closes l.
-func (p *Proxy) Serve(l net.Listener) error {
+func (p *Proxy) Serve(l *Listener) error {
 	defer func() { _ = l.Close() }()
 	if err := p.init(); err != nil {
 		return err
 	}
-	if !p.addListener(&l) {
+	if !p.addListener(l) {
 		return ErrClosed
 	}
-	defer p.removeListener(&l)
+	defer p.removeListener(l)
 
 	var failing pause
 	for {
@@ -27,10 +46,10 @@ func (p *Proxy) Serve(l net.Listener) error {
 			if failing.over() {
 				p.Logger.Info("client connections are accepted again", "address", l.Addr())
 			}
-			if c := p.add(client); c != nil {
+			if c := p.add(client, l); c != nil {
 				go p.handle(c)
 			}
-		case p.stopping.Err() != nil:
+		case p.isClosing():
 			return ErrClosed
 		case errors.Is(err, net.ErrClosed):
 			return err // closed by somebody else: it will never accept again
@@ -78,52 +97,7 @@ func (w *pause) wait(ctx context.Context) {
 	}
 }
 
-// Shutdown stops accepting, ends each connection as soon as no call on it waits for its answer (see settle), and
-// closes those that are left when ctx ends. It returns ctx's error if there were any. Streams (watch, lease
-// keepalive) are not waited for: they have no end of their own.
-func (p *Proxy) Shutdown(ctx context.Context) error {
-	p.stopAccepting()
-	// First the flag, then a look at every connection: a connection that comes to rest in between is seen
-	// by one of its pumps, which look at the flag after every read.
-	p.draining.Store(true)
-	for _, c := range p.open() {
-		c.settle()
-	}
-	gone := make(chan struct{})
-	go func() { // ends with the last connection: at the latest by the Close below
-		p.running.Wait()
-		close(gone)
-	}()
-	select {
-	case <-gone:
-		return nil
-	case <-ctx.Done():
-		p.Close()
-		return ctx.Err()
-	}
-}
-
-// Close ends everything at once, and returns when nothing is left running.
-func (p *Proxy) Close() {
-	p.stopAccepting()
-	for _, c := range p.open() {
-		c.end()
-	}
-	p.running.Wait()
-}
-
-func (p *Proxy) stopAccepting() {
-	_ = p.init() // a proxy that never served is closed like any other
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.closed = true
-	p.stop()
-	for l := range p.listeners {
-		_ = (*l).Close()
-	}
-}
-
-func (p *Proxy) addListener(l *net.Listener) bool {
+func (p *Proxy) addListener(l *Listener) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -133,25 +107,54 @@ func (p *Proxy) addListener(l *net.Listener) bool {
 	return true
 }
 
-func (p *Proxy) removeListener(l *net.Listener) {
+func (p *Proxy) removeListener(l *Listener) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.listeners, l)
 }
 
-// add takes a client connection in, or closes it and returns nil when the proxy is closed.
-func (p *Proxy) add(client net.Conn) *conn {
+func (p *Proxy) isClosing() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
+	return p.closing
+}
+
+// add takes a client connection in. When there are too many, or the proxy is closed, it closes it and returns nil.
+//
+// GUARANTEE G7: Memory is bounded, per connection and in all.
+func (p *Proxy) add(client net.Conn, l *Listener) *conn {
+	c := &conn{proxy: p, from: l, raw: client, peer: address(client)}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	why := ""
+	switch {
+	case p.closed:
+		why = refusedClosed
+	case p.MaxConnections > 0 && len(p.conns) >= p.MaxConnections:
+		why = refusedConnections
+	case p.MaxPerPeer > 0 && c.peer.IsValid() && p.peers[c.peer] >= p.MaxPerPeer:
+		why = refusedPeer
+	}
+	if why != "" {
+		p.Metrics.refused(why)
 		_ = client.Close()
 		return nil
 	}
-	c := &conn{proxy: p, client: client}
 	p.conns[c] = struct{}{}
+	if c.peer.IsValid() {
+		p.peers[c.peer]++
+	}
 	p.running.Add(1)
 	p.Metrics.opened()
 	return c
+}
+
+// address is where a client connects from: not its port, which is another for each connection. A socket has none.
+func address(client net.Conn) netip.Addr {
+	if a, ok := client.RemoteAddr().(*net.TCPAddr); ok {
+		return a.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
 }
 
 // forget is the end of a connection.
@@ -160,6 +163,9 @@ func (p *Proxy) forget(c *conn) {
 	p.Metrics.connections.Dec()
 	p.mu.Lock()
 	delete(p.conns, c)
+	if p.peers[c.peer]--; p.peers[c.peer] <= 0 {
+		delete(p.peers, c.peer)
+	}
 	p.mu.Unlock()
 	p.running.Done()
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/etcd-parallax/parallax/proxy/transport"
 )
 
 type accepted struct {
@@ -90,6 +92,7 @@ func TestListenerSurvivesErrors(t *testing.T) {
 			l.accepts <- accepted{err: &net.OpError{Op: "accept", Err: syscall.EMFILE}}
 		}
 		l.accepts <- accepted{conn: ours}
+		go func() { _, _ = client.Write([]byte("x")) }()
 		start := time.Now()
 		serveOn(t, p, l)
 
@@ -113,7 +116,7 @@ func TestListenerIsTakenAway(t *testing.T) {
 	defer p.Close()
 	l := newFakeListener()
 	_ = l.Close()
-	if err := p.Serve(l); !errors.Is(err, net.ErrClosed) {
+	if err := p.Serve(&Listener{Listener: l}); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("%v", err)
 	}
 }
@@ -121,7 +124,7 @@ func TestListenerIsTakenAway(t *testing.T) {
 func TestServeRefusesEndpointsThatCannotBe(t *testing.T) {
 	for _, endpoints := range [][]string{nil, {"http://127.0.0.1:2379", "gopher://a:1"}} {
 		l := newFakeListener()
-		if err := (&Proxy{Endpoints: endpoints}).Serve(l); err == nil {
+		if err := (&Proxy{Endpoints: endpoints}).Serve(&Listener{Listener: l}); err == nil {
 			t.Errorf("Serve with the endpoints %q", endpoints)
 		}
 		<-l.closed
@@ -161,7 +164,7 @@ func TestNextEndpointWhenADialHangs(t *testing.T) {
 				<-ctx.Done()
 				return nil, ctx.Err()
 			}
-			return dial(ctx, endpoint)
+			return transport.Dial(ctx, endpoint)
 		},
 	}
 	if got := hears(t, serve(t, p), 1); got != "b" {
@@ -216,12 +219,14 @@ func TestNoEndpointReachable(t *testing.T) {
 			if down {
 				return nil, syscall.ECONNREFUSED
 			}
-			return dial(ctx, alive)
+			return transport.Dial(ctx, alive)
 		},
 	}
 	address := serve(t, p)
 	for range 5 {
-		if n, err := dialTCP(t, address).Read(make([]byte, 1)); n != 0 || err == nil {
+		c := dialTCP(t, address)
+		_, _ = io.WriteString(c, "x")
+		if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil {
 			t.Errorf("a client without a member got %d bytes, %v", n, err)
 		}
 	}
@@ -277,6 +282,7 @@ func TestShutdownWhileDialing(t *testing.T) {
 		},
 	}
 	c := dialTCP(t, serve(t, p))
+	_, _ = io.WriteString(c, "x")
 	<-dialing
 	if err := p.Shutdown(t.Context()); err != nil {
 		t.Errorf("Shutdown: %v", err)
@@ -294,7 +300,7 @@ func TestCloseIsAlwaysPossible(t *testing.T) {
 		t.Error(err)
 	}
 	p.Close()
-	if err := p.Serve(newFakeListener()); !errors.Is(err, ErrClosed) {
+	if err := p.Serve(&Listener{Listener: newFakeListener()}); !errors.Is(err, ErrClosed) {
 		t.Error(err)
 	}
 }

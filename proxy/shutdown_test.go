@@ -45,7 +45,7 @@ func tellShutdown(ctx context.Context, t *testing.T) *shutdownStory {
 	}()
 	<-s.member.asked
 	go func() { s.over <- s.proxy.Shutdown(ctx) }()
-	eventually(t, "shutting down", s.proxy.draining.Load)
+	eventually(t, "shutting down", s.proxy.isClosing)
 	return s
 }
 

@@ -89,16 +89,29 @@ func methodKind(method string) (kind, bool) {
 	return "", false
 }
 
-// sample decides on one call whose request has been read.
-func (s *sampler) sample(method string, k kind, request []byte, now time.Time) dropped {
+// early decides on a call whose request has not been read yet, if no prefix can have a say: then the requests that are sampled out need
+// not be copied.
+func (s *sampler) early(k kind, now time.Time) (why dropped, decided bool) {
 	r := s.rates.Load()
-	if s.paused.Load() || r.ReadsPerSecond <= 0 || r.BytesPerSecond <= 0 {
-		return dropPaused
+	switch {
+	case s.paused.Load() || r.ReadsPerSecond <= 0 || r.BytesPerSecond <= 0:
+		return dropPaused, true
+	case len(r.Prefixes) > 0:
+		return "", false
 	}
-	var key []byte
-	if len(r.Prefixes) > 0 {
-		key = firstKey(method, request)
+	return s.sample(r, k, nil, now), true
+}
+
+// late decides on a call that early did not decide on, whose request has been read.
+func (s *sampler) late(method string, k kind, request []byte, now time.Time) (why dropped, decided bool) {
+	r := s.rates.Load()
+	if len(r.Prefixes) == 0 {
+		return "", false
 	}
+	return s.sample(r, k, firstKey(method, request), now), true
+}
+
+func (s *sampler) sample(r *Rates, k kind, key []byte, now time.Time) dropped {
 	share := r.share(k, key)
 	busy := float64(s.waiting()) >= r.ReadsPerSecond
 	if share <= 0 || busy && share < 1 && rand.Float64() >= share {

@@ -17,11 +17,20 @@ func samplerWith(r Rates, waiting int) *sampler {
 	return s
 }
 
+// decide asks early and late, as a call that passes does.
+func decide(s *sampler, method string, k kind, request []byte, now time.Time) dropped {
+	if why, decided := s.early(k, now); decided {
+		return why
+	}
+	why, _ := s.late(method, k, request, now)
+	return why
+}
+
 func share(s *sampler, k kind, request []byte, n int, apart time.Duration) float64 {
 	took := 0
 	now := time.Unix(0, 0)
 	for range n {
-		if s.sample(methodRange, k, request, now) == taken {
+		if decide(s, methodRange, k, request, now) == taken {
 			took++
 		}
 		now = now.Add(apart)
@@ -69,10 +78,10 @@ func TestGateThinsOutEvenly(t *testing.T) {
 	for i := range perSecond * seconds {
 		now := time.Unix(0, 0).Add(time.Duration(i) * time.Second / perSecond)
 		if i < perSecond { // the first second it learns the rate
-			s.sample(methodRange, read, nil, now)
+			decide(s, methodRange, read, nil, now)
 			continue
 		}
-		if s.sample(methodRange, read, nil, now) == taken {
+		if decide(s, methodRange, read, nil, now) == taken {
 			took++
 			byTenth[i%perSecond*10/perSecond]++
 		}

@@ -127,12 +127,14 @@ func (s *Shadow) Paused() bool { return s.sampler.paused.Load() }
 // wants the call.
 func (s *Shadow) Request(method string) int {
 	k, known := methodKind(method)
-	if known && s.Paused() {
-		s.Metrics.sampled(k, dropPaused)
-		return 0
-	}
 	if !known {
 		return 0
+	}
+	if why, decided := s.sampler.early(k, time.Now()); decided {
+		s.Metrics.sampled(k, why)
+		if why != taken {
+			return 0
+		}
 	}
 	return requestBytes
 }
@@ -144,10 +146,11 @@ func (s *Shadow) Answer(method string, request []byte) int {
 	if !known {
 		return 0
 	}
-	why := s.sampler.sample(method, k, request, time.Now())
-	s.Metrics.sampled(k, why)
-	if why != taken {
-		return 0
+	if why, decided := s.sampler.late(method, k, request, time.Now()); decided {
+		s.Metrics.sampled(k, why)
+		if why != taken {
+			return 0
+		}
 	}
 	return answerBytes
 }

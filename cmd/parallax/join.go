@@ -1,13 +1,22 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
 
 	"github.com/etcd-parallax/parallax/config"
 	"github.com/etcd-parallax/parallax/proxy"
+	"github.com/etcd-parallax/parallax/proxy/certs"
 	"github.com/etcd-parallax/parallax/proxy/tap"
+	"github.com/etcd-parallax/parallax/proxy/transport"
 	"github.com/etcd-parallax/parallax/shadow"
 	"github.com/etcd-parallax/parallax/shadow/member"
 )
@@ -34,8 +43,109 @@ func (s *server) health(endpoint string) proxy.Health {
 		return proxy.Serving
 	case member.Unfit:
 		return proxy.Unfit
+	case member.Lost:
+		if s.cfg.MoveClients {
+			return proxy.Lost
+		}
+		return proxy.Unfit
 	}
 	return proxy.Unknown
+}
+
+// certificates are all that come from files, and are read again when the files change.
+type certificates struct {
+	listener       *certs.Server // nil: no https listener
+	member, shadow *certs.Client // the same, unless the shadow has a certificate of its own
+	watcher        *certs.Watcher
+}
+
+func newCertificates(cfg *config.Config, log *slog.Logger, registry prometheus.Registerer) (c certificates, err error) {
+	c.watcher = &certs.Watcher{Logger: log, Metrics: certs.NewMetrics(registry)}
+	if slices.ContainsFunc(cfg.ListenClientURLs, func(u config.URL) bool { return u.Scheme == "https" }) {
+		if c.listener, err = certs.NewServer(certs.ServerOptions{
+			CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, TrustedCAFile: cfg.TrustedCAFile, ClientCertAuth: cfg.ClientCertAuth,
+			AllowedCNs: cfg.ClientCertAllowedCNs, AllowedHostnames: cfg.ClientCertAllowedHostnames,
+			CipherSuites: cfg.CipherSuites, MinVersion: cfg.TLSMinVersion,
+		}); err != nil {
+			return c, fmt.Errorf("tls of the https listeners: %w", err)
+		}
+		c.watcher.Watched = append(c.watcher.Watched, certs.Watched{Role: "listener", Files: c.listener})
+	}
+	options := certs.ClientOptions{
+		CACert: cfg.CACert, Cert: cfg.Cert, Key: cfg.Key, InsecureSkipVerify: cfg.InsecureSkipTLSVerify, ServerName: cfg.TLSServerName,
+	}
+	if c.member, err = certs.NewClient(options); err != nil {
+		return c, fmt.Errorf("tls towards the members: %w", err)
+	}
+	c.shadow = c.member
+	c.watcher.Watched = append(c.watcher.Watched, certs.Watched{Role: "member", Files: c.member})
+	if cfg.ShadowCert != "" {
+		options.Cert, options.Key = cfg.ShadowCert, cfg.ShadowKey
+		if c.shadow, err = certs.NewClient(options); err != nil {
+			return c, fmt.Errorf("tls of the shadow: %w", err)
+		}
+		c.watcher.Watched = append(c.watcher.Watched, certs.Watched{Role: "shadow", Files: c.shadow})
+	}
+	return c, nil
+}
+
+func login(cfg *config.Config) *member.Login {
+	if cfg.ShadowUser == "" {
+		return nil
+	}
+	return &member.Login{User: cfg.ShadowUser, PasswordFile: cfg.ShadowPasswordFile}
+}
+
+// listen opens one address for clients.
+func (s *server) listen(ctx context.Context, u config.URL) (*proxy.Listener, error) {
+	opened, err := transport.Listen(ctx, u.String(), transport.ListenOptions{
+		SocketMode: s.cfg.UnixSocketMode, SocketOwner: s.cfg.UnixSocketOwner, ReusePort: s.cfg.ReusePort,
+	})
+	if err != nil {
+		return nil, err
+	}
+	l := &proxy.Listener{Listener: opened, Passthrough: opened.Passthrough}
+	if opened.TLS {
+		l.TLS = s.certs.listener.Config
+	}
+	if s.cfg.ReusePort {
+		l.Handover = func(ctx context.Context) bool {
+			opened.CloseGently(ctx)
+			return opened.Successor(ctx)
+		}
+	}
+	return l, nil
+}
+
+// methods of etcd, that the metrics tell apart.
+func methods() []string {
+	var list []string
+	for _, service := range []grpc.ServiceDesc{
+		pb.KV_ServiceDesc, pb.Watch_ServiceDesc, pb.Lease_ServiceDesc, pb.Cluster_ServiceDesc, pb.Maintenance_ServiceDesc, pb.Auth_ServiceDesc,
+	} {
+		for _, m := range service.Methods {
+			list = append(list, "/"+service.ServiceName+"/"+m.MethodName)
+		}
+		for _, m := range service.Streams {
+			list = append(list, "/"+service.ServiceName+"/"+m.StreamName)
+		}
+	}
+	return list
+}
+
+// filesPerConnection: the client's, and the member's.
+const filesPerConnection = 2
+
+// warnOfFileLimit: when files run out clients cannot connect, and logs cannot be opened.
+func (s *server) warnOfFileLimit() {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return
+	}
+	if want := filesPerConnection * uint64(s.cfg.MaxConnections); limit.Cur < want {
+		s.log.Warn("the limit of open files does not suffice for --max-connections: raise it (LimitNOFILE), or lower --max-connections",
+			"limit", limit.Cur, "needed", want)
+	}
 }
 
 var (

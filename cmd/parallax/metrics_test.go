@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/etcd-parallax/parallax/proxy"
+	"github.com/etcd-parallax/parallax/proxy/certs"
 	"github.com/etcd-parallax/parallax/shadow"
 	"github.com/etcd-parallax/parallax/shadow/divergence"
 	"github.com/etcd-parallax/parallax/shadow/member"
@@ -48,6 +49,7 @@ func (c *catalog) Unregister(prometheus.Collector) bool { return false }
 func TestEveryMetricIsDocumented(t *testing.T) {
 	var c catalog
 	proxy.NewMetrics(&c)
+	certs.NewMetrics(&c)
 	member.NewMetrics(&c)
 	shadow.NewMetrics(&c)
 	divergence.New(divergence.Config{Metrics: &c})

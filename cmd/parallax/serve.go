@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,12 +27,13 @@ type server struct {
 	level *slog.LevelVar
 	log   *slog.Logger
 
+	certs     certificates
 	members   *member.Set
-	proxy     *proxy.Proxy     // nil: an observer without clients
-	listeners []net.Listener   // of clients
-	shadow    *shadow.Shadow   // nil with --shadow=false
-	records   *divergence.Log  // nil with --shadow=false
-	file      *divergence.File // nil where the records go to stdout
+	proxy     *proxy.Proxy      // nil: an observer without clients
+	listeners []*proxy.Listener // of clients
+	shadow    *shadow.Shadow    // nil with --shadow=false
+	records   *divergence.Log   // nil with --shadow=false
+	file      *divergence.File  // nil where the records go to stdout
 	admin     *admin
 	deaf      atomic.Bool // a client listener failed, or Parallax stops
 }
@@ -61,15 +61,18 @@ func newServer(ctx context.Context, cfg *config.Config, p process) (*server, err
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	registry.MustRegister(buildInfo(), droppedLines(p.stderr))
 
-	endpoints := texts(cfg.Endpoints)
+	var err error
+	if s.certs, err = newCertificates(cfg, s.log, registry); err != nil {
+		return nil, err
+	}
 	s.members = &member.Set{
-		Endpoints: endpoints, Discover: cfg.DiscoverMembers && cfg.Shadow, DialTimeout: cfg.DialTimeout,
-		Logger: s.log, Metrics: member.NewMetrics(registry),
+		Endpoints: texts(cfg.Endpoints), Discover: cfg.DiscoverMembers && cfg.Shadow, DialTimeout: cfg.DialTimeout,
+		TLS: s.certs.shadow.Config, Login: login(cfg), Logger: s.log, Metrics: member.NewMetrics(registry),
 	}
 	if cfg.Shadow {
 		s.newShadow(p, registry)
 	}
-	if err := s.newProxy(ctx, endpoints, registry); err != nil {
+	if err := s.newProxy(ctx, registry); err != nil {
 		return nil, err
 	}
 	s.admin = &admin{
@@ -94,12 +97,12 @@ func (s *server) newShadow(p process, registry prometheus.Registerer) {
 	s.shadow.Init(rates(s.cfg))
 }
 
-func (s *server) newProxy(ctx context.Context, endpoints []string, registry prometheus.Registerer) error {
+func (s *server) newProxy(ctx context.Context, registry prometheus.Registerer) error {
 	for _, u := range s.cfg.ListenClientURLs {
-		l, err := proxy.Listen(ctx, u.String())
+		l, err := s.listen(ctx, u)
 		if err != nil {
 			s.closeListeners()
-			return fmt.Errorf("listen for clients: %w: free the address, or change --listen-client-urls", err)
+			return fmt.Errorf("listen for clients, --listen-client-urls: %w", err)
 		}
 		s.listeners = append(s.listeners, l)
 	}
@@ -107,9 +110,12 @@ func (s *server) newProxy(ctx context.Context, endpoints []string, registry prom
 		return nil
 	}
 	s.proxy = &proxy.Proxy{
-		Endpoints: endpoints, DialTimeout: s.cfg.DialTimeout, Health: s.health, Epoch: s.members.Epoch,
-		Logger: s.log, Metrics: proxy.NewMetrics(registry),
+		Endpoints: texts(s.cfg.Endpoints), Prefer: texts(s.cfg.PreferEndpoints), Health: s.health,
+		MemberTLS: s.certs.member.Config, DialTimeout: s.cfg.DialTimeout, HandshakeTimeout: s.cfg.HandshakeTimeout,
+		MaxConnections: s.cfg.MaxConnections, MaxPerPeer: s.cfg.MaxConnectionsPerPeer,
+		Methods: methods(), Epoch: s.members.Epoch, Logger: s.log, Metrics: proxy.NewMetrics(registry),
 	}
+	s.warnOfFileLimit()
 	if s.shadow != nil {
 		s.proxy.Observer = ear{s.shadow}
 	}
@@ -130,7 +136,7 @@ func (s *server) run(ctx context.Context, load func() (*config.Config, error), h
 	s.log.Info("starting", "version", readVersion().String())
 	var clients, rest sync.WaitGroup
 	for _, l := range s.listeners {
-		s.log.Info("serving clients", "address", l.Addr().String(), "endpoints", texts(s.cfg.Endpoints))
+		s.log.Info("serving clients", "address", l.Addr().String(), "tls", l.TLS != nil, "passthrough", l.Passthrough, "endpoints", texts(s.cfg.Endpoints))
 		clients.Go(func() {
 			if err := s.proxy.Serve(l); !errors.Is(err, proxy.ErrClosed) {
 				s.deaf.Store(true)
@@ -143,6 +149,10 @@ func (s *server) run(ctx context.Context, load func() (*config.Config, error), h
 	}
 	rest.Go(func() { _ = s.members.Run(background) }) // ends only with its context
 	rest.Go(func() { s.admin.Run(background) })
+	rest.Go(func() { s.certs.watcher.Run(background) })
+	if s.proxy != nil && (s.cfg.MoveClients || s.cfg.RebalanceClients) {
+		rest.Go(func() { s.proxy.Tend(background, s.cfg.RebalanceClients) })
+	}
 	rest.Go(func() { s.control(background, load, hangup) })
 	if s.shadow != nil {
 		rest.Go(func() { _ = s.shadow.Run(background) }) // ends only with its context
@@ -193,8 +203,7 @@ func within(limit time.Duration, wait func()) bool {
 	}
 }
 
-// drain ends the clients' connections, each as soon as no unary call waits for
-// its answer.
+// drain lets the clients go: see proxy.Shutdown.
 func (s *server) drain(ctx context.Context) {
 	if s.proxy == nil {
 		return

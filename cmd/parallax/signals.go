@@ -130,6 +130,7 @@ func (s *server) reload(live *config.Config, load func() (*config.Config, error)
 			s.log.Warn("changed options that need a restart keep their old values", "options", restart)
 		}
 	}
+	s.certs.watcher.Reload()
 	if s.shadow != nil {
 		s.records.Reopen() // logrotate
 	}

@@ -14,7 +14,9 @@ const (
 
 	maxBlock      = 64 << 10  // bytes of a header block as it is sent
 	maxFields     = 256 << 10 // bytes of a header block when decoded, 32 added per field (RFC 9113, 6.5.2)
-	maxTable      = 64 << 10  // bytes of an HPACK table, whatever SETTINGS say: size updates in the stream tell
+	defaultTable  = 4 << 10   // bytes of the client's HPACK table: no member allows more (etcd's SETTINGS do not speak of it), and adding to a large one is work
+	maxTable      = 64 << 10  // … of the member's, whatever the client's SETTINGS say: size updates in the stream tell
+	maxRatio      = 64        // how much longer than it was sent a request may be: decompressing is work, and no client of etcd compresses
 	maxStreams    = 16 << 10  // streams that the client has open
 	maxEarly      = 64        // streams that are answered before they are opened
 	maxHeld       = 64 << 10  // bytes of an answer, copied before the request is whole

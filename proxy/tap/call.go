@@ -86,7 +86,7 @@ func (t *Tap) request(s *stream, p []byte) {
 	}
 	c.request = m.buf
 	if m.compressed() && len(m.buf) > 0 {
-		data, cut, why := t.decompress(c, c.inCoding, m.buf, c.room, false)
+		data, cut, why := t.decompress(c, c.inCoding, m.buf, min(c.room, maxRatio*len(m.buf)), false)
 		if cut {
 			why = PassedTooLarge
 		}
@@ -158,6 +158,7 @@ func (t *Tap) forget(s *stream) {
 	}
 	t.refund(c, c.charged)
 	s.call = nil
+	t.wanted--
 	if len(t.spareCalls) < maxSpareCalls {
 		scratch := c.scratch
 		if c.given {
@@ -171,6 +172,7 @@ func (t *Tap) forget(s *stream) {
 // newCall reuses the record of a call that is over, and with it the copy of a request that was looked at and then not wanted:
 // when one read in ten is sampled, nine of them cost no allocation.
 func (t *Tap) newCall() *call {
+	t.wanted++
 	n := len(t.spareCalls)
 	if n == 0 {
 		return &call{code: -1}

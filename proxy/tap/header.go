@@ -15,8 +15,16 @@ type headerBlock struct {
 	block     []byte // reused
 	decoder   *hpack.Decoder
 
-	// of the block that was decoded last
-	size     int
+	size   int // of the fields that were decoded last
+	fields     // … and they
+
+	known [maxKnown]known // blocks that mean the same until the table changes; the first knownN
+	knownN,
+	oldest int // the one to be forgotten next
+}
+
+// fields are those that matter.
+type fields struct {
 	path     string
 	status   string // :status
 	encoding string // grpc-encoding
@@ -24,18 +32,41 @@ type headerBlock struct {
 	message  string // grpc-message
 }
 
+// A known block is one that only names fields of the tables, one byte for each, and so leaves the tables as they are. Clients and members of
+// gRPC say nearly everything in such blocks, the same few of them again and again, and to decode them is most of what listening to a
+// small call costs.
+type known struct {
+	block [maxKnownSize]byte
+	n     int
+	fields
+}
+
+const (
+	maxKnown     = 4
+	maxKnownSize = 24
+)
+
 func (h *headerBlock) init() {
-	h.decoder = hpack.NewDecoder(4096, h.field)
+	h.decoder = hpack.NewDecoder(defaultTable, h.field)
 	h.decoder.SetAllowedMaxDynamicTableSize(maxTable)
 	h.decoder.SetMaxStringLength(maxBlock)
 }
 
 func (h *headerBlock) begin(id uint32, endStream bool) {
 	h.id, h.endStream = id, endStream
-	if cap(h.block) > 4096 {
-		h.block = nil // one large block must not stay for the life of the connection
-	}
 	h.block = h.block[:0]
+}
+
+// forget lets go of what was decoded: nothing large of it must stay for as long as the connection is idle.
+func (h *headerBlock) forget() {
+	if cap(h.block) > 4096 {
+		h.block = nil
+		h.decoder.SetEmitEnabled(false)
+		_, _ = h.decoder.Write([]byte{0x82}) // :method GET, which changes nothing: the decoder keeps what it was given last
+		_ = h.decoder.Close()
+		h.decoder.SetEmitEnabled(true)
+	}
+	h.path, h.status, h.encoding, h.code, h.message = "", "", "", "", ""
 }
 
 func (h *headerBlock) fits(n int) bool { return len(h.block)+n <= maxBlock }
@@ -43,8 +74,14 @@ func (h *headerBlock) fits(n int) bool { return len(h.block)+n <= maxBlock }
 func (h *headerBlock) add(p []byte) { h.block = append(h.block, p...) }
 
 func (h *headerBlock) decode() Reason {
-	h.id, h.size = 0, 0
-	h.path, h.status, h.encoding, h.code, h.message = "", "", "", "", ""
+	h.id = 0
+	for i := range h.knownN {
+		if k := &h.known[i]; string(h.block) == string(k.block[:k.n]) {
+			h.fields = k.fields
+			return ""
+		}
+	}
+	h.size, h.fields = 0, fields{}
 	if _, err := h.decoder.Write(h.block); err != nil {
 		return ReasonHPACK
 	}
@@ -54,7 +91,25 @@ func (h *headerBlock) decode() Reason {
 	if h.size > maxFields {
 		return ReasonMemory
 	}
+	h.remember()
 	return ""
+}
+
+// remember takes the block that was decoded for known, if it is one, or forgets all: it may have changed the table.
+func (h *headerBlock) remember() {
+	for _, b := range h.block {
+		if b < 0x80 || b == 0xff { // not an index of one byte (RFC 7541, 6.1)
+			h.known, h.knownN, h.oldest = [maxKnown]known{}, 0, 0
+			return
+		}
+	}
+	if len(h.block) > maxKnownSize {
+		return
+	}
+	k := &h.known[h.oldest]
+	h.oldest = (h.oldest + 1) % maxKnown
+	h.knownN = min(h.knownN+1, maxKnown)
+	k.n, k.fields = copy(k.block[:], h.block), h.fields
 }
 
 func (h *headerBlock) field(f hpack.HeaderField) {

@@ -17,6 +17,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Direction says who sent the bytes.
@@ -65,6 +66,11 @@ type Config struct {
 	Observer Observer            // must be set
 	Budget   *Budget             // shared by all taps; if nil, one of its own
 	Passed   func(reason string) // if set, told of each wanted call (with Limits.Each: message) that is not handed over; called like Observer
+
+	// If all three are set, calls are counted, and some are timed, wanted or not; called like Observer.
+	Opened   func(method string) int              // told of each call at its headers; what it returns is handed to Answered
+	Answered func(opened int, took time.Duration) // told of one call in sixteen (see isTimed) how long its answer took, from the end of the request; not of calls that are broken off
+	Clock    func() time.Duration                 // monotonic
 }
 
 // Why a wanted call, or one message of it, was passed over (Config.Passed).
@@ -94,6 +100,7 @@ const (
 // A Tap follows one connection. Both pumps of the relay may feed it at the same time.
 type Tap struct {
 	cfg   Config
+	timed bool // calls are counted and timed
 	ended atomic.Pointer[Reason]
 
 	mu         sync.Mutex
@@ -105,6 +112,7 @@ type Tap struct {
 	top        uint32 // the highest stream id that the client has opened
 	last       uint32 // the highest stream id that the member answers (GOAWAY)
 	unanswered int
+	wanted     int   // streams with a call
 	held       int64 // bytes taken from the budget
 	closed     bool
 	stack      []byte // of a panic
@@ -123,8 +131,9 @@ func New(cfg Config) *Tap {
 	if cfg.Passed == nil {
 		cfg.Passed = func(string) {}
 	}
-	t := &Tap{cfg: cfg, streams: make(map[uint32]*stream), early: make(map[uint32]*stream), last: maxStreamID}
+	t := &Tap{cfg: cfg, timed: cfg.Opened != nil && cfg.Answered != nil && cfg.Clock != nil, streams: make(map[uint32]*stream), early: make(map[uint32]*stream), last: maxStreamID}
 	t.halves[Up].init()
+	t.halves[Up].headers.decoder.SetAllowedMaxDynamicTableSize(defaultTable)
 	t.halves[Down].init()
 	return t
 }
@@ -199,7 +208,7 @@ func (t *Tap) end(why Reason) {
 // drop lets go of everything: thousands of connections may go on for months after their taps have ended.
 func (t *Tap) drop() {
 	t.cfg.Budget.give(t.held)
-	t.held, t.unanswered = 0, 0
+	t.held, t.unanswered, t.wanted = 0, 0, 0
 	t.halves = [2]half{}
 	t.streams, t.early, t.spare, t.spareCalls = nil, nil, nil, nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
@@ -15,14 +14,15 @@ func (s *Set) look(ctx context.Context, links []*link) {
 	cluster := s.cluster(links)
 	if cluster == 0 { // nobody answered: who the members are has not changed
 		for _, l := range links {
-			s.complain(l.url, l.state.Load().complaint(s.Snapshot().Cluster))
+			s.complain(l.url, l.complaint(s.Snapshot().Cluster))
 		}
 		s.Metrics.members(s.Snapshot())
 		return
 	}
-	list, voters := s.memberList(ctx, links, cluster)
+	list, voters, by := s.memberList(ctx, links, cluster)
 	if list == nil {
 		if p := s.Snapshot(); p.Cluster == cluster { // another cluster's list would name strangers
+			seats(links, cluster, p.list, 0)
 			s.publish(cluster, p.list, p.Voters, links)
 		}
 		return
@@ -34,10 +34,11 @@ func (s *Set) look(ctx context.Context, links []*link) {
 	if opened { // probe the new ones now, not an interval later
 		for _, l := range links {
 			if l.state.Load().at.IsZero() {
-				s.probe(ctx, l, time.Second)
+				s.probe(ctx, l, s.aSecond())
 			}
 		}
 	}
+	seats(links, cluster, list, by)
 	s.publish(cluster, list, voters, links)
 }
 
@@ -61,27 +62,33 @@ func (s *Set) cluster(links []*link) uint64 {
 // memberList asks the first link that can answer. The list of names and voters
 // is linearizable: a member that was cut off must not shrink the cluster. Before
 // 3.5 it is always the member's own; then nobody knows the voters, and no
-// minority can be named.
-func (s *Set) memberList(ctx context.Context, links []*link, cluster uint64) (list []*pb.Member, voters []uint64) {
+// minority can be named. by is the member that answered linearizably, or 0.
+func (s *Set) memberList(ctx context.Context, links []*link, cluster uint64) (list []*pb.Member, voters []uint64, by uint64) {
 	for _, l := range links {
 		st := l.state.Load()
 		if st.err != nil || st.cluster != cluster || st.learner {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		if st.leaderless > 0 && !st.local { // it could only let the round wait
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, s.aSecond())
 		resp, err := pb.NewClusterClient(l.conn).MemberList(ctx, &pb.MemberListRequest{Linearizable: true})
 		cancel()
 		if err != nil || resp.GetHeader().GetClusterId() != cluster {
 			continue
 		}
+		if st.local {
+			return resp.GetMembers(), nil, 0
+		}
 		for _, m := range resp.GetMembers() {
-			if !m.GetIsLearner() && !st.local {
+			if !m.GetIsLearner() {
 				voters = append(voters, m.GetID())
 			}
 		}
-		return resp.GetMembers(), voters
+		return resp.GetMembers(), voters, resp.GetHeader().GetMemberId()
 	}
-	return nil, nil
+	return nil, nil, 0
 }
 
 // discover opens a link for every client URL of a member that no link leads to
@@ -133,7 +140,7 @@ func (s *Set) publish(cluster uint64, list []*pb.Member, voters []uint64, links 
 	})
 	for _, l := range links {
 		st := l.state.Load()
-		s.complain(l.url, st.complaint(cluster))
+		s.complain(l.url, l.complaint(cluster))
 		if st.cluster == cluster && st.refused == "" {
 			if m := p.Member(st.member); m != nil {
 				p.byEndpoint[l.url] = m
@@ -177,12 +184,19 @@ func (s *Set) choose(m *pb.Member, cluster uint64, links []*link) *link {
 	return best
 }
 
-func (st *state) complaint(cluster uint64) string {
-	switch {
+func (l *link) complaint(cluster uint64) string {
+	st := l.state.Load()
+	switch problem := l.user.problem.Load(); {
 	case st.refused != "":
 		return st.refused
-	case st.err != nil && st.misses > 1:
-		return "unreachable: " + st.err.Error()
+	case silent(st.err) && st.misses > 1 && st.echo == settings:
+		return "slow: it answers HTTP/2, and not Status"
+	case silent(st.err) && st.misses > 1:
+		return unreachable + st.err.Error()
+	case problem != nil:
+		return *problem
+	case st.err != nil && !silent(st.err) && st.errs > 1:
+		return l.user.refusal(st.err)
 	case st.err == nil && st.cluster != 0 && st.cluster != cluster:
 		return fmt.Sprintf("belongs to cluster %x, the others to %x: take it out of --endpoints", st.cluster, cluster)
 	}

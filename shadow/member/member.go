@@ -4,8 +4,10 @@
 // TCP connections are numbered: the number is the member's epoch, and an answer
 // proves something only within one epoch (docs/detection.md, vocabulary).
 //
-// GUARANTEE G4: this package sends Range with serializable set, Status and
-// MemberList, and nothing else.
+// GUARANTEE G4: this package calls Range with serializable set, Status and
+// MemberList; with a Login also Authenticate, where a member refuses one of these
+// for want of a user; and nothing else. An Authenticate that succeeds appends an
+// entry to the raft log, which changes no key, lease, member, user or setting.
 package member
 
 import (

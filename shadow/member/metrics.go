@@ -6,6 +6,7 @@ import "github.com/prometheus/client_golang/prometheus"
 type Metrics struct {
 	known     *prometheus.GaugeVec
 	reachable *prometheus.GaugeVec
+	endpoints *prometheus.GaugeVec
 }
 
 // NewMetrics registers the metrics.
@@ -18,7 +19,10 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "parallax_member_up", Help: "1 when the member answered its last probe, by member id.",
 		}, []string{"member"}),
 	}
-	r.MustRegister(m.known, m.reachable)
+	m.endpoints = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "parallax_endpoint_health", Help: "1 for the state that the last probe of a configured endpoint gave, 0 for the others.",
+	}, []string{"endpoint", "state"})
+	r.MustRegister(m.known, m.reachable, m.endpoints)
 	return m
 }
 
@@ -35,7 +39,7 @@ func (m *Metrics) members(p *Snapshot) {
 	}
 	for _, one := range p.Members {
 		up := 0.0
-		if one.link.state.Load().err == nil {
+		if !silent(one.link.state.Load().err) {
 			up = 1
 		}
 		m.reachable.WithLabelValues(FormatID(one.ID)).Set(up)
@@ -43,4 +47,20 @@ func (m *Metrics) members(p *Snapshot) {
 	m.known.WithLabelValues("voter").Set(float64(len(p.list) - learners))
 	m.known.WithLabelValues("learner").Set(float64(learners))
 	m.known.WithLabelValues("unasked").Set(float64(len(p.list) - len(p.Members)))
+}
+
+func (m *Metrics) healths(s *Set) {
+	if m == nil {
+		return
+	}
+	for _, e := range s.Endpoints {
+		now := s.Health(e)
+		for h, name := range states {
+			value := 0.0
+			if Health(h) == now {
+				value = 1
+			}
+			m.endpoints.WithLabelValues(e, name).Set(value)
+		}
+	}
 }

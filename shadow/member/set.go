@@ -1,11 +1,14 @@
 package member
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,15 +22,22 @@ type Set struct {
 	Endpoints   []string      // as configured
 	Discover    bool          // ask for the member list, and all who are on it
 	DialTimeout time.Duration // of one connection; 0 is 2 s
-	Interval    time.Duration // between two probes of a member; 0 is 1 s
-	Logger      *slog.Logger  // nil: silent
-	Metrics     *Metrics      // nil: none
+	// TLS returns the config for a handshake with a host now; it is asked anew at
+	// each, so that reloaded certificates are used. nil: https endpoints cannot
+	// be reached.
+	TLS      func(host string, protos ...string) *tls.Config
+	Login    *Login        // where the cluster has authentication on; nil: none
+	Interval time.Duration // between two probes of a member; 0 is 1 s
+	Logger   *slog.Logger  // nil: silent
+	Metrics  *Metrics      // nil: none
 
 	mu    sync.Mutex // guards links and what was said
 	links map[string]*link
-	said  map[string]string // url → the last complaint about it
+	said  map[string]complaint // url → the last about it
 
 	epochs atomic.Uint64 // given out so far
+	denied sync.Once     // said that a read was refused
+	second time.Duration // what the times of this package are counted in; 0 is 1 s, tests hasten
 
 	snap  atomic.Pointer[Snapshot]
 	once  sync.Once
@@ -132,15 +142,18 @@ func (s *Set) round(ctx context.Context, interval time.Duration) {
 	var g errgroup.Group
 	for _, l := range links {
 		g.Go(func() error {
-			s.guard(func() { s.probe(ctx, l, max(interval, time.Second)) })
+			s.guard(func() { s.probe(ctx, l, max(interval, s.aSecond())) })
 			return nil
 		})
 	}
 	_ = g.Wait()
 	if ctx.Err() == nil {
 		s.look(ctx, links)
+		s.Metrics.healths(s)
 	}
 }
+
+func (s *Set) aSecond() time.Duration { return cmp.Or(s.second, time.Second) }
 
 func (s *Set) all() []*link {
 	s.mu.Lock()
@@ -162,7 +175,7 @@ func (s *Set) open(url string) *link {
 	if timeout == 0 {
 		timeout = 2 * time.Second
 	}
-	l, err := newLink(url, timeout, &s.epochs)
+	l, err := s.newLink(url, timeout, s.newSession())
 	if err != nil {
 		s.say(url, err.Error())
 		return nil
@@ -196,7 +209,14 @@ func (s *Set) closeLinks(needed func(url string) bool) {
 	s.mu.Unlock()
 	for _, l := range over {
 		l.close()
+		l.user.close()
 	}
+}
+
+// complaint about a URL, and when it was logged.
+type complaint struct {
+	what string
+	at   time.Time
 }
 
 // complain says something about a URL once, until it changes.
@@ -206,14 +226,23 @@ func (s *Set) complain(url, what string) {
 	s.say(url, what)
 }
 
+// unreachable begins what is said of a member that does not answer.
+const unreachable = "unreachable: "
+
 func (s *Set) say(url, what string) {
 	if s.said == nil {
-		s.said = map[string]string{}
+		s.said = map[string]complaint{}
 	}
-	if s.said[url] == what {
+	old := s.said[url]
+	if old.what == what {
 		return
 	}
-	s.said[url] = what
+	// One trouble has several errors (a refused certificate shows as an alert, or
+	// as a broken pipe), which alternate.
+	if strings.HasPrefix(old.what, unreachable) && strings.HasPrefix(what, unreachable) && time.Since(old.at) < time.Minute {
+		return
+	}
+	s.said[url] = complaint{what, time.Now()}
 	if s.Logger == nil {
 		return
 	}

@@ -52,6 +52,12 @@ func (b *logBook) count(s string) int {
 	return strings.Count(b.text.String(), s)
 }
 
+func (b *logBook) all() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
 func until(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
@@ -178,7 +184,7 @@ func TestHealthOrdersNewConnections(t *testing.T) {
 		t.Errorf("health %d before the first probe", h)
 	}
 	follow(t, s)
-	for i, want := range []member.Health{member.Serving, member.Unfit, member.Unfit, member.Unknown} {
+	for i, want := range []member.Health{member.Serving, member.Lost, member.Unfit, member.Unknown} {
 		until(t, "health of member "+c.Members[i].URL, func() bool { return s.Health(c.Members[i].URL) == want })
 	}
 	if n := s.Reachable(true); n != 4 {
@@ -186,7 +192,7 @@ func TestHealthOrdersNewConnections(t *testing.T) {
 	}
 	c.Members[0].Stop()
 	until(t, "a dead member to be unfit", func() bool { return s.Health(c.Members[0].URL) == member.Unfit })
-	c.Members[0].Listen(t, c.Members[0].URL[len("http://"):])
+	c.Members[0].Listen(t, c.Members[0].Addr())
 	until(t, "it to come back by itself", func() bool { return s.Health(c.Members[0].URL) == member.Serving })
 }
 
@@ -202,12 +208,53 @@ func TestAMemberThatIsAwayStaysAMember(t *testing.T) {
 	}
 }
 
-// GUARANTEE G4: nothing that could change a cluster is ever sent.
+// GUARANTEE G4: nothing that could change a cluster is ever sent, and
+// Authenticate only with a Login, where a member asks for a user.
 func TestOnlyReadsAreSent(t *testing.T) {
-	c := membertest.Start(t, 3, 7)
-	s := &member.Set{Endpoints: c.URLs()[:1], Discover: true}
-	follow(t, s)
-	until(t, "three members", func() bool { return len(s.Snapshot().Members) == 3 })
+	reads := []string{pb.KV_Range_FullMethodName, pb.Maintenance_Status_FullMethodName, pb.Cluster_MemberList_FullMethodName}
+	login := append([]string{pb.Auth_Authenticate_FullMethodName}, reads...)
+	for _, one := range []struct {
+		name    string
+		asks    bool // the cluster, for a user
+		login   *member.Login
+		allowed []string
+	}{
+		{name: "no authentication", allowed: reads},
+		{name: "no authentication, with a login", login: user(t, "secret"), allowed: reads},
+		{name: "authentication", asks: true, allowed: reads},
+		{name: "authentication, with a login", asks: true, login: user(t, "secret"), allowed: login},
+	} {
+		t.Run(one.name, func(t *testing.T) {
+			c := membertest.Start(t, 3, 7)
+			s := &member.Set{Endpoints: c.URLs()[:1], Discover: true, Login: one.login}
+			if one.asks {
+				ask(c)
+			}
+			follow(t, s)
+			if one.asks && one.login == nil {
+				until(t, "some probes", func() bool { return calls(c.Members[0], pb.Maintenance_Status_FullMethodName) > 3 })
+			} else {
+				readAll(t, s)
+			}
+			for _, m := range c.Members {
+				m.Change(func(m *membertest.Member) {
+					for method := range m.Methods {
+						if !slices.Contains(one.allowed, method) {
+							t.Errorf("%s was called", method)
+						}
+					}
+				})
+			}
+			if len(one.allowed) == len(login) && calls(c.Members[2], pb.Auth_Authenticate_FullMethodName) != 1 {
+				t.Error("not one Authenticate")
+			}
+		})
+	}
+}
+
+func readAll(t *testing.T, s *member.Set) {
+	t.Helper()
+	until(t, "three members that answer", func() bool { return s.Reachable(false) == 3 && len(s.Snapshot().Members) == 3 })
 	for _, m := range s.Snapshot().Members {
 		if r := m.Range(t.Context(), []byte("a"), []byte("b"), 7); r.Err != nil {
 			t.Fatal(r.Err) // the scripted member refuses any other form than a serializable, pinned one
@@ -215,19 +262,6 @@ func TestOnlyReadsAreSent(t *testing.T) {
 		if _, err := m.Revision(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-	}
-	allowed := []string{"/etcdserverpb.KV/Range", "/etcdserverpb.Maintenance/Status", "/etcdserverpb.Cluster/MemberList"}
-	for _, m := range c.Members {
-		m.Change(func(m *membertest.Member) {
-			for method := range m.Methods {
-				if !slices.Contains(allowed, method) {
-					t.Errorf("%s was called", method)
-				}
-			}
-			if len(m.Methods) == 0 {
-				t.Error("nothing was called")
-			}
-		})
 	}
 }
 

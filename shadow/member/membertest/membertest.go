@@ -6,13 +6,18 @@ package membertest
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
 
@@ -20,6 +25,7 @@ import (
 type Cluster struct {
 	ID      uint64
 	Members []*Member
+	tls     *tls.Config // nil: plaintext
 }
 
 // Member answers as its fields say. Use Change once it serves.
@@ -29,23 +35,43 @@ type Member struct {
 	Revision      int64 // in the header of every answer; a higher one that is asked for is FutureRev
 	Learner       bool
 	Leader        uint64
+	Version       string
 	StatusErr     error
+	ReadErr       error
+	Slow          bool // Status is not answered; HTTP/2 is
+	Removed       bool // from the member list
+	// User and Password that the member asks for; none where User is empty.
+	User, Password string
+	JWT            bool          // tokens that outlive the member
+	HoldLogin      chan struct{} // Authenticate answers when it is closed; nil: at once
+	AuthRevision   int           // tokens of an older one are refused
 	// Range answers a read; nil is an empty store at any revision.
-	Range   func(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error)
-	Reads   int             // so far
-	Methods map[string]bool // that were called so far
+	Range      func(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error)
+	Reads      int             // so far
+	Methods    map[string]int  // called so far
+	LastStatus time.Time       // answered
+	CNs        map[string]bool // of the client certificates so far
 
 	URL     string
 	cluster *Cluster
 	server  *grpc.Server
+	tokens  map[string]int // token → its auth revision
 
 	pb.UnimplementedMaintenanceServer
 	pb.UnimplementedClusterServer
+	pb.UnimplementedAuthServer
 }
 
 // Start n members with ids from 1 on, in cluster 100, all at revision.
-func Start(t testing.TB, n int, revision int64) *Cluster {
-	c := &Cluster{ID: 100}
+func Start(t testing.TB, n int, revision int64) *Cluster { return start(t, n, revision, nil) }
+
+// StartTLS starts members that ask clients for a certificate of the authority.
+func StartTLS(t testing.TB, n int, revision int64, a *Authority) *Cluster {
+	return start(t, n, revision, a.Server(t))
+}
+
+func start(t testing.TB, n int, revision int64, secured *tls.Config) *Cluster {
+	c := &Cluster{ID: 100, tls: secured}
 	for i := range n {
 		m := &Member{ID: uint64(i + 1), ClusterID: c.ID, Revision: revision, Leader: 1, cluster: c}
 		m.Listen(t, "127.0.0.1:0")
@@ -77,20 +103,47 @@ func (m *Member) Listen(t testing.TB, addr string) {
 	m.Lock()
 	defer m.Unlock()
 	m.URL = "http://" + l.Addr().String()
-	m.server = grpc.NewServer(grpc.UnaryInterceptor(m.note))
+	options := []grpc.ServerOption{grpc.UnaryInterceptor(m.note), grpc.UnknownServiceHandler(m.unknown)}
+	if m.cluster.tls != nil {
+		m.URL = "https://" + l.Addr().String()
+		options = append(options, grpc.Creds(credentials.NewTLS(m.cluster.tls)))
+	}
+	if !m.JWT {
+		m.tokens = nil // simple ones live in memory
+	}
+	m.server = grpc.NewServer(options...)
+	pb.RegisterAuthServer(m.server, m)
 	pb.RegisterKVServer(m.server, kvServer{Member: m})
 	pb.RegisterMaintenanceServer(m.server, m)
 	pb.RegisterClusterServer(m.server, m)
 	go func(s *grpc.Server) { _ = s.Serve(l) }(m.server)
 }
 
-func (m *Member) note(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	m.Change(func(m *Member) {
-		if m.Methods == nil {
-			m.Methods = map[string]bool{}
-		}
-		m.Methods[info.FullMethod] = true
+// unknown notes calls of services that no test has a use for.
+func (m *Member) unknown(_ any, stream grpc.ServerStream) error {
+	method, _ := grpc.MethodFromServerStream(stream)
+	_, err := m.note(stream.Context(), nil, &grpc.UnaryServerInfo{FullMethod: method}, func(context.Context, any) (any, error) {
+		return nil, status.Error(codes.Unimplemented, method)
 	})
+	return err
+}
+
+func (m *Member) note(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	m.Lock()
+	if m.Methods == nil {
+		m.Methods, m.CNs = map[string]int{}, map[string]bool{}
+	}
+	m.Methods[info.FullMethod]++
+	if p, ok := peer.FromContext(ctx); ok {
+		if t, ok := p.AuthInfo.(credentials.TLSInfo); ok {
+			m.CNs[t.State.PeerCertificates[0].Subject.CommonName] = true
+		}
+	}
+	err := m.admit(ctx, info.FullMethod)
+	m.Unlock()
+	if err != nil {
+		return nil, err
+	}
 	return next(ctx, req)
 }
 
@@ -112,7 +165,13 @@ func (m *Member) Change(f func(*Member)) {
 // Restart stops the member and starts it at the same address.
 func (m *Member) Restart(t testing.TB) {
 	m.Stop()
-	m.Listen(t, m.URL[len("http://"):])
+	m.Listen(t, m.Addr())
+}
+
+// Addr is the URL without its scheme.
+func (m *Member) Addr() string {
+	_, addr, _ := strings.Cut(m.URL, "://")
+	return addr
 }
 
 func (m *Member) header() *pb.ResponseHeader {
@@ -120,23 +179,33 @@ func (m *Member) header() *pb.ResponseHeader {
 }
 
 // Status answers with the member's ids.
-func (m *Member) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
+func (m *Member) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusResponse, error) {
+	m.Lock()
+	slow := m.Slow
+	m.Unlock()
+	if slow {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	m.Lock()
 	defer m.Unlock()
+	m.LastStatus = time.Now()
 	if m.StatusErr != nil {
 		return nil, m.StatusErr
 	}
-	return &pb.StatusResponse{Header: m.header(), Leader: m.Leader, IsLearner: m.Learner}, nil
+	return &pb.StatusResponse{Header: m.header(), Leader: m.Leader, IsLearner: m.Learner, Version: m.Version}, nil
 }
 
-// MemberList lists all members of the cluster.
+// MemberList lists the members of the cluster that are not Removed.
 func (m *Member) MemberList(context.Context, *pb.MemberListRequest) (*pb.MemberListResponse, error) {
 	m.Lock()
 	resp := &pb.MemberListResponse{Header: m.header()}
 	m.Unlock()
 	for _, o := range m.cluster.Members {
 		o.Lock()
-		resp.Members = append(resp.Members, &pb.Member{ID: o.ID, Name: string(rune('A' + o.ID - 1)), ClientURLs: []string{o.URL}, IsLearner: o.Learner})
+		if !o.Removed {
+			resp.Members = append(resp.Members, &pb.Member{ID: o.ID, Name: string(rune('A' + o.ID - 1)), ClientURLs: []string{o.URL}, IsLearner: o.Learner})
+		}
 		o.Unlock()
 	}
 	return resp, nil
@@ -151,8 +220,11 @@ type kvServer struct {
 func (s kvServer) Range(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
 	s.Lock()
 	s.Reads++
-	header, answer := s.header(), s.Member.Range
+	header, answer, refusal := s.header(), s.Member.Range, s.ReadErr
 	s.Unlock()
+	if refusal != nil {
+		return nil, refusal
+	}
 	if !req.GetSerializable() || req.GetRevision() == 0 || req.GetLimit() != 0 || req.GetKeysOnly() {
 		return nil, status.Error(codes.Internal, "a shadow read that is not of the one form")
 	}
