@@ -66,7 +66,7 @@ func (h *headerBlock) forget() {
 		_ = h.decoder.Close()
 		h.decoder.SetEmitEnabled(true)
 	}
-	h.path, h.status, h.encoding, h.code, h.message = "", "", "", "", ""
+	h.fields = fields{}
 }
 
 func (h *headerBlock) fits(n int) bool { return len(h.block)+n <= maxBlock }

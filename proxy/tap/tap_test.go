@@ -234,19 +234,26 @@ var stories = []story{
 		}
 	}, want: []string{get + ` "key" → ["value"] code=0`, get + ` "key" → ["value"] code=0`}},
 
-	{name: "an HPACK table of 64 KiB", tell: func(k *talk) {
-		k.hpack[Up].SetMaxDynamicTableSizeLimit(1 << 16)
-		k.hpack[Up].SetMaxDynamicTableSize(1 << 16)
+	{name: "a member's HPACK table of 64 KiB", tell: func(k *talk) {
+		k.hpack[Down].SetMaxDynamicTableSizeLimit(1 << 16)
+		k.hpack[Down].SetMaxDynamicTableSize(1 << 16)
 		for i := range uint32(3) {
-			k.headers(Up, 2*i+1, false, ":path", get, "token", strings.Repeat("t", 20000)) // the second and third come from the table
-			k.data(Up, 2*i+1, true, frame("key"))
+			k.ask(2*i+1, get, "key")
+			k.headers(Down, 2*i+1, false, ":status", "200", "token", strings.Repeat("t", 20000)) // the second and third come from the table
 		}
 	}, open: 3},
 
-	{name: "an HPACK table beyond", tell: func(k *talk) {
-		k.hpack[Up].SetMaxDynamicTableSizeLimit(1 << 17)
-		k.hpack[Up].SetMaxDynamicTableSize(1 << 17)
+	{name: "a client's HPACK table beyond what members allow", tell: func(k *talk) {
+		k.hpack[Up].SetMaxDynamicTableSizeLimit(4097)
+		k.hpack[Up].SetMaxDynamicTableSize(4097)
 		k.ask(1, get, "key")
+	}, ended: ReasonHPACK},
+
+	{name: "a member's HPACK table beyond", tell: func(k *talk) {
+		k.hpack[Down].SetMaxDynamicTableSizeLimit(1 << 17)
+		k.hpack[Down].SetMaxDynamicTableSize(1 << 17)
+		k.ask(1, get, "key")
+		k.answer(1, "value")
 	}, ended: ReasonHPACK},
 
 	{name: "an answer fed before its request is held, and its epoch is void", tell: func(k *talk) {
