@@ -32,6 +32,10 @@ test: ## all tests; the first run builds etcd 3.5, 3.6 and 3.7 (some minutes)
 	cd e2e && $(GO) run ./cmd/build
 	cd e2e && $(GO) test $(RACE) -timeout 20m ./...
 
+.PHONY: bench
+bench: ## what relaying costs, beside every peer (half an hour; leave the machine alone)
+	cd e2e && $(GO) build -o bin/bench ./bench && exec bin/bench -json bin/bench.json -markdown bin/bench.md
+
 .PHONY: lint
 lint: ## tidy, vet and golangci-lint, both modules
 	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && $(GO) mod tidy -diff && $(GO) vet ./... && $(LINT) run --config $(CURDIR)/.golangci.yml ./...) || exit 1; done

@@ -203,6 +203,11 @@ func kindOf(r member.Reply) judge.Kind {
 		}
 	case codes.PermissionDenied, codes.Unauthenticated:
 		return judge.Denied
+	case codes.InvalidArgument: // with authentication on, and no user, or one whose token is of before a change
+		switch rpctypes.ErrorDesc(r.Err) {
+		case rpctypes.ErrorDesc(rpctypes.ErrGRPCUserEmpty), rpctypes.ErrorDesc(rpctypes.ErrGRPCAuthOldRevision):
+			return judge.Denied
+		}
 	case codes.Unavailable, codes.Canceled:
 		return judge.Unreachable
 	case codes.DeadlineExceeded:
