@@ -112,7 +112,7 @@ func TestG2ReaderOfStdoutGone(t *testing.T) {
 	stderr := newGrowing()
 	child, err := process.Start(process.Spec{
 		Path: path, Args: []string{"serve", "--endpoints=" + strings.Join(c.Endpoints(), ","),
-			"--listen-client-urls=" + loopback.URL(ip, 23790), "--listen-admin-urls=" + loopback.URL(ip, 23791)},
+			"--listen-client-urls=" + loopback.URL("http", ip, 23790), "--listen-admin-urls=" + loopback.URL("http", ip, 23791)},
 		DropEnv: []string{"PARALLAX_"}, Stdout: writer, Stderr: stderr,
 	})
 	if err != nil {
@@ -120,7 +120,7 @@ func TestG2ReaderOfStdoutGone(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = child.Kill() })
 	_, _ = writer.Close(), reader.Close()
-	p := &parallax.Process{ClientURL: loopback.URL(ip, 23790), AdminURL: loopback.URL(ip, 23791)}
+	p := &parallax.Process{ClientURL: loopback.URL("http", ip, 23790), AdminURL: loopback.URL("http", ip, 23791)}
 	eventually(t, 20*time.Second, "readiness", func() bool { return status(t, p.AdminURL+"/readyz") == 200 })
 	allMembers(t, p)
 	differ(t, c, p)

@@ -151,7 +151,7 @@ func serveProxy(t *testing.T, p *proxy.Proxy) (endpoint string) {
 	}
 	p.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 	served := make(chan error, 1)
-	go func() { served <- p.Serve(l) }()
+	go func() { served <- p.Serve(&proxy.Listener{Listener: l}) }()
 	t.Cleanup(func() {
 		p.Close()
 		if err := <-served; !errors.Is(err, proxy.ErrClosed) {

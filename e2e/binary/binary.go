@@ -20,16 +20,26 @@ import (
 
 // The etcd versions for which there is a module in e2e/etcd.
 const (
+	// Etcd34 is no longer maintained, and only the core of the contract is tested
+	// with it. It is the newest 3.4 of which the Go module proxy has the source.
+	Etcd34 = "3.4.13"
+
 	Etcd35 = "3.5.35"
 	Etcd36 = "3.6.16"
 	Etcd37 = "3.7.3"
 )
 
-// EtcdVersions returns all of them, oldest first.
+// EtcdVersions returns those that are tested in full, oldest first.
 func EtcdVersions() []string { return []string{Etcd35, Etcd36, Etcd37} }
+
+// AllEtcdVersions returns also those of which only the core is tested.
+func AllEtcdVersions() []string { return append([]string{Etcd34}, EtcdVersions()...) }
 
 // etcdctlVersion serves all etcd versions; its module has etcdctl as a tool.
 const etcdctlVersion = Etcd36
+
+// h2specVersion is what e2e/h2spec/go.mod pins.
+const h2specVersion = "2.2.1"
 
 // Builder builds programs when they are not there yet. The zero value is ready
 // to use and says nothing.
@@ -41,24 +51,33 @@ type Builder struct {
 
 // Etcd returns the path of an etcd server of this version, e.g. "3.6.16".
 func (b Builder) Etcd(ctx context.Context, version string) (string, error) {
-	return b.pinned(ctx, version, "etcd", "go.etcd.io/etcd/server/v3")
+	pkg := "go.etcd.io/etcd/server/v3"
+	if version == Etcd34 {
+		pkg = "go.etcd.io/etcd" // before 3.5 all of etcd was one module
+	}
+	return b.pinned(ctx, filepath.Join("etcd", "v"+version), version, "etcd", pkg)
 }
 
 // Etcdctl returns the path of an etcdctl.
 func (b Builder) Etcdctl(ctx context.Context) (string, error) {
-	return b.pinned(ctx, etcdctlVersion, "etcdctl", "go.etcd.io/etcd/etcdctl/v3")
+	return b.pinned(ctx, filepath.Join("etcd", "v"+etcdctlVersion), etcdctlVersion, "etcdctl", "go.etcd.io/etcd/etcdctl/v3")
+}
+
+// H2spec returns the path of h2spec, which tries what RFC 9113 forbids.
+func (b Builder) H2spec(ctx context.Context) (string, error) {
+	return b.pinned(ctx, "h2spec", h2specVersion, "h2spec", "github.com/summerwind/h2spec/cmd/h2spec")
 }
 
 // pinned builds a package of a pinned version once: a version never changes,
-// so a file that is there is right.
-func (b Builder) pinned(ctx context.Context, version, name, pkg string) (string, error) {
+// so a file that is there is right. The folder is that of the module that pins it.
+func (b Builder) pinned(ctx context.Context, folder, version, name, pkg string) (string, error) {
 	root, err := sourceRoot()
 	if err != nil {
 		return "", err
 	}
-	module := filepath.Join(root, "etcd", "v"+version)
+	module := filepath.Join(root, folder)
 	if _, err := os.Stat(filepath.Join(module, "go.mod")); err != nil {
-		return "", fmt.Errorf("%s %s: no module %s, add one or use one of %s", name, version, module, strings.Join(EtcdVersions(), ", "))
+		return "", fmt.Errorf("%s %s: no module %s, add one or use one of %s", name, version, module, strings.Join(AllEtcdVersions(), ", "))
 	}
 	target := filepath.Join(root, "bin", version, name)
 	if exists, err := isFile(target); exists || err != nil {

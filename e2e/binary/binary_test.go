@@ -16,7 +16,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestBinariesAreWhatTheySay(t *testing.T) {
 	var builder binary.Builder
-	for _, version := range binary.EtcdVersions() {
+	for _, version := range binary.AllEtcdVersions() {
 		path, err := builder.Etcd(t.Context(), version)
 		if err != nil {
 			t.Fatal(err)
@@ -28,6 +28,10 @@ func TestBinariesAreWhatTheySay(t *testing.T) {
 		t.Fatal(err)
 	}
 	says(t, path, "version", "etcdctl version: 3.")
+	if path, err = builder.H2spec(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	says(t, path, "--help", "Conformance testing tool for HTTP/2")
 }
 
 func TestUnknownVersion(t *testing.T) {

@@ -8,6 +8,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/etcd-parallax/parallax/e2e/binary"
 	"github.com/etcd-parallax/parallax/e2e/internal/loopback"
+	"github.com/etcd-parallax/parallax/e2e/pki"
 )
 
 const (
@@ -37,10 +39,18 @@ type Cluster struct {
 	// Members in the order of their names m1, m2, …
 	Members []*Member
 
-	opts    Options
-	dir     string
-	ip      string
-	client  *clientv3.Client
+	// PKI is the authority that members and their clients trust, and ClientPair
+	// what Client shows to members; with Options.TLS only.
+	PKI        *pki.CA
+	ClientPair pki.Pair
+
+	opts       Options
+	dir        string
+	ip         string
+	serverPair pki.Pair    // what members show
+	clientTLS  *tls.Config // nil: plain
+	client     *clientv3.Client
+
 	created int // members ever created: names and ports are not used again
 }
 
@@ -79,6 +89,9 @@ func start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 			return nil, err
 		}
 	}
+	if err := c.secure(); err != nil {
+		return nil, err
+	}
 	var initial []string
 	for _, version := range opts.Versions {
 		m, err := c.newMember(version)
@@ -94,7 +107,7 @@ func start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 	if err := c.StartAll(ctx); err != nil {
 		return nil, err
 	}
-	c.client, err = newClient(c.Endpoints())
+	c.client, err = newClient(c.Endpoints(), c.ClientTLS())
 	return c, err
 }
 
@@ -108,12 +121,12 @@ func (c *Cluster) newMember(version string) (*Member, error) {
 	name := fmt.Sprintf("m%d", c.created)
 	m := &Member{
 		Name: name, Version: version,
-		ClientURL: loopback.URL(c.ip, client), PeerURL: loopback.URL(c.ip, peer),
+		ClientURL: loopback.URL(c.opts.TLS.scheme(), c.ip, client), PeerURL: loopback.URL("http", c.ip, peer),
 		DataDir: filepath.Join(c.dir, name), Log: filepath.Join(c.dir, name+".log"),
 		cluster: c,
 	}
 	var err error
-	m.client, err = newClient([]string{m.ClientURL})
+	m.client, err = newClient([]string{m.ClientURL}, c.ClientTLS())
 	return m, err
 }
 

@@ -85,13 +85,14 @@ func (m *Member) Launch(ctx context.Context) error {
 		return err
 	}
 	defer log.Close() // the child has its own descriptor
-	args := append([]string{
+	args := []string{
 		"--name=" + m.Name, "--data-dir=" + m.DataDir,
 		"--listen-client-urls=" + m.ClientURL, "--advertise-client-urls=" + m.ClientURL,
 		"--listen-peer-urls=" + m.PeerURL, "--initial-advertise-peer-urls=" + m.PeerURL,
 		"--initial-cluster=" + m.initialCluster, "--initial-cluster-state=" + m.initialState,
 		"--initial-cluster-token=" + m.cluster.ip,
-	}, m.cluster.opts.flags()...)
+	}
+	args = append(append(args, m.cluster.tlsFlags()...), m.cluster.opts.flags(m.Version)...)
 	started, err := process.Start(process.Spec{
 		Path: path, Args: append(args, m.Flags...),
 		Env: m.cluster.opts.Env, DropEnv: []string{"ETCD_"},

@@ -37,8 +37,15 @@ type Options struct {
 	// 500 ms, half of etcd's, so that a lost leader costs a test little.
 	ElectionTimeout time.Duration
 
+	// TLS of the members' client URLs, and of all clients of this package. Default Plain.
+	TLS TLS
+
+	// AlsoFor are addresses for which the members' certificates are good, besides
+	// their own: of a proxy that passes TLS on.
+	AlsoFor []string
+
 	// Fsync makes members sync their files. Off by default (--unsafe-no-fsync,
-	// all versions since 3.5 have it): what a SIGKILLed process has written is
+	// which etcd 3.4 does not have): what a SIGKILLed process has written is
 	// safe with the kernel, only a crash of the machine would lose it.
 	Fsync bool
 
@@ -69,10 +76,10 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-func (o Options) flags() []string {
+func (o Options) flags(version string) []string {
 	election := o.ElectionTimeout.Milliseconds()
 	flags := []string{fmt.Sprintf("--heartbeat-interval=%d", election/10), fmt.Sprintf("--election-timeout=%d", election)}
-	if !o.Fsync {
+	if !o.Fsync && version != binary.Etcd34 {
 		flags = append(flags, "--unsafe-no-fsync")
 	}
 	return append(flags, o.ExtraFlags...)

@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
@@ -54,9 +55,10 @@ func stop(err error) error { return stopError{err} }
 
 // newClient returns a client that finds a restarted member again at once: the
 // backoff of grpc's default is longer than most tests.
-func newClient(endpoints []string) (*clientv3.Client, error) {
+func newClient(endpoints []string, secure *tls.Config) (*clientv3.Client, error) {
 	return clientv3.New(clientv3.Config{
 		Endpoints: endpoints,
+		TLS:       secure,
 		Logger:    zap.NewNop(),
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: 250 * time.Millisecond},

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// parseMetrics reads the text format of Prometheus: the value follows the last
+// ParseMetrics reads the text format of Prometheus: the value follows the last
 // space, since client_golang writes no timestamps.
-func parseMetrics(text []byte) (map[string]float64, error) {
+func ParseMetrics(text []byte) (map[string]float64, error) {
 	samples := make(map[string]float64)
 	for line := range strings.Lines(string(text)) {
 		line = strings.TrimSpace(line)

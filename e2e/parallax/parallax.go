@@ -18,14 +18,10 @@ import (
 	"time"
 
 	"github.com/etcd-parallax/parallax/e2e/binary"
-	"github.com/etcd-parallax/parallax/e2e/internal/loopback"
 	"github.com/etcd-parallax/parallax/e2e/internal/process"
 )
 
 const (
-	// The ports need not differ between processes: each has its own address.
-	clientPort, adminPort = 23790, 23791
-
 	// readyTimeout is for cores that are busy with other tests.
 	readyTimeout = 30 * time.Second
 
@@ -48,6 +44,14 @@ type Options struct {
 	// and Close reports races.
 	Race bool
 
+	// Listen are the schemes of the client listeners: http, https, unix and
+	// passthrough, each at most once. Default http alone.
+	Listen []string
+
+	// IP is the loopback address of all listeners, for those who need to know it
+	// before: a certificate says it. Default one that is free.
+	IP string
+
 	// Observer leaves out --listen-client-urls: no clients, only probes.
 	Observer bool
 
@@ -66,12 +70,13 @@ type Options struct {
 
 // Process is a running Parallax.
 type Process struct {
-	// ClientURL is where clients connect; empty for an observer.
+	// ClientURL is where clients connect, the first one of Options.Listen; empty for an observer.
 	ClientURL string
 
 	// AdminURL has /livez, /readyz, /metrics and /version.
 	AdminURL string
 
+	listen   *listeners
 	process  *process.Process
 	records  *recorder
 	stderr   *os.File
@@ -91,15 +96,20 @@ func Start(ctx context.Context, opts Options) (*Process, error) {
 }
 
 func start(ctx context.Context, path string, opts Options) (*Process, error) {
-	ip, err := loopback.Address(clientPort, adminPort)
+	if opts.Observer {
+		opts.Listen = nil
+	} else if opts.Listen == nil {
+		opts.Listen = []string{"http"}
+	}
+	listen, err := newListeners(opts)
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{AdminURL: loopback.URL(ip, adminPort), records: newRecorder()}
+	p := &Process{AdminURL: listen.admin, listen: listen, records: newRecorder()}
 	args := []string{"serve", "--listen-admin-urls=" + p.AdminURL, "--endpoints=" + strings.Join(opts.Endpoints, ",")}
 	if !opts.Observer {
-		p.ClientURL = loopback.URL(ip, clientPort)
-		args = append(args, "--listen-client-urls="+p.ClientURL)
+		p.ClientURL = p.URL(opts.Listen[0])
+		args = append(args, "--listen-client-urls="+strings.Join(listen.urls(opts.Listen), ","))
 	}
 	spec := process.Spec{Path: path, Args: append(args, opts.Flags...), Env: opts.Env, DropEnv: []string{"PARALLAX_"}}
 	if opts.KeepIn != "" {
@@ -108,13 +118,13 @@ func start(ctx context.Context, path string, opts Options) (*Process, error) {
 		err = p.startPiped(spec)
 	}
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, listen.close())
 	}
 	if opts.NotReady {
 		return p, nil
 	}
 	if err := p.WaitReady(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("%w, its log:\n%s", err, p.Log()), p.process.Kill(), p.dropLog())
+		return nil, errors.Join(fmt.Errorf("%w, its log:\n%s", err, p.Log()), p.process.Kill(), p.dropLog(), listen.close())
 	}
 	return p, nil
 }
@@ -158,7 +168,7 @@ func (p *Process) Metrics(ctx context.Context) (map[string]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseMetrics(body)
+	return ParseMetrics(body)
 }
 
 // PID returns the process id.
@@ -207,7 +217,7 @@ func (p *Process) close() error {
 		errs = append(errs, fmt.Errorf("parallax has a data race:\n%s", log))
 	}
 	dropped := p.dropLog() // first: it waits for the last record
-	return errors.Join(append(errs, p.records.err(), dropped)...)
+	return errors.Join(append(errs, p.records.err(), dropped, p.listen.close())...)
 }
 
 func (p *Process) dropLog() error {

@@ -36,11 +36,14 @@ func build() error {
 			shown = max(p.Elapsed, 1)
 		}
 	}}
-	for _, version := range binary.EtcdVersions() {
+	for _, version := range binary.AllEtcdVersions() {
 		if _, err := b.Etcd(ctx, version); err != nil {
 			return err
 		}
 	}
-	_, err := b.Etcdctl(ctx)
+	if _, err := b.Etcdctl(ctx); err != nil {
+		return err
+	}
+	_, err := b.H2spec(ctx)
 	return err
 }

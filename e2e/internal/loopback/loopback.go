@@ -27,9 +27,9 @@ func Address(ports ...int) (string, error) {
 	return "", fmt.Errorf("no loopback address with ports %v free after %d attempts: %w", ports, attempts, last)
 }
 
-// URL returns http://ip:port.
-func URL(ip string, port int) string {
-	return "http://" + net.JoinHostPort(ip, strconv.Itoa(port))
+// URL returns scheme://ip:port.
+func URL(scheme, ip string, port int) string {
+	return scheme + "://" + net.JoinHostPort(ip, strconv.Itoa(port))
 }
 
 func free(ip string, ports []int) error {
