@@ -134,13 +134,13 @@ var attacks = []attack{
 	}, ""},
 	{"HPACK table churned", func(f *frames) {
 		// Empty names and values are the smallest entries: as many as there can be are pushed out one by one.
-		for i := range uint32(40) {
+		for i := range uint32(10) {
 			f.headers(2*i+1, true, bytes.Repeat([]byte("\x40\x00\x00"), 5000))
 		}
 	}, ""},
 	{"HPACK table of 64 KiB churned", func(f *frames) {
 		f.headers(1, true, []byte("\x3f\xe1\xff\x03")) // the table is to be 64 KiB, which no member has allowed
-		for i := range uint32(40) {
+		for i := range uint32(10) {
 			f.headers(2*i+3, true, bytes.Repeat([]byte("\x40\x00\x00"), 5000))
 		}
 	}, tap.ReasonHPACK},
@@ -223,7 +223,7 @@ var attacks = []attack{
 		z := gzip.NewWriter(&zipped)
 		_, _ = z.Write(make([]byte, 1<<20))
 		must(z.Close())
-		for i := range uint32(200) {
+		for i := range uint32(50) {
 			id := 2*i + 1
 			f.headers(id, false, f.fields(":method", "POST", ":scheme", "http", ":path", rangeMethod, "grpc-encoding", "gzip"))
 			b := message(zipped.Bytes())

@@ -88,7 +88,9 @@ func TestCallsAreCountedAndTimed(t *testing.T) {
 	brokenOff, breakOff := context.WithCancel(ctx)
 	ended := call(brokenOff)
 	breakOff()
-	<-ended
+	if err := <-ended; err == nil {
+		t.Error("a call that was broken off went well")
+	}
 	answered(16)
 	if _, err := client.EmptyCall(ctx, &pb.Empty{}); err == nil {
 		t.Error("a call that the member does not know went well")

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -86,7 +85,8 @@ func (c *conn) protocol(first []byte) string {
 }
 
 func speaksHTTP2(first []byte) bool {
-	return strings.HasPrefix(http2.ClientPreface, string(first[:min(len(first), len(http2.ClientPreface))]))
+	n := min(len(first), len(http2.ClientPreface))
+	return string(first[:n]) == http2.ClientPreface[:n]
 }
 
 // dialMember returns a connection to the first endpoint that can be reached, or nil. Nothing of what the client sent

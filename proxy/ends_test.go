@@ -3,14 +3,14 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"io"
 	"net"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	pb "google.golang.org/grpc/interop/grpc_testing"
+
+	"github.com/etcd-parallax/parallax/proxy/goaway"
 )
 
 // A client floods its member and reads nothing, until nobody can move: each waits for the next to read. Then it goes. Nothing of
@@ -82,58 +82,55 @@ func TestAMemberThatWasStuckLeavesNothingBehind(t *testing.T) {
 	nothingLeft(t, p)
 }
 
-// A call that is under way when Parallax stops gets its whole answer, also a large one, of which much is still
-// on its way when the tap has heard its end, to a client that is saying things meanwhile (window updates).
-func TestShutdownLosesNothingOfLargeAnswers(t *testing.T) {
+// A call that is under way when Parallax stops gets its whole answer, also when much of it is still on its way when the tap
+// has heard its end, and the client says things meanwhile (it reads, and so opens its window).
+func TestShutdownLosesNothingOfALargeAnswer(t *testing.T) {
+	answer := opening()
+	answer.out.Reset()
+	must(answer.WriteSettings())
+	answer.headers(1, false, answer.fields(":status", "200"))
+	for range 64 {
+		must(answer.WriteData(1, false, make([]byte, 16<<10)))
+	}
+	answer.headers(1, true, answer.fields("grpc-status", "0"))
 	pki := newPKI(t)
 	for name, secure := range map[string]bool{"plain": false, "TLS": true} {
 		t.Run(name, func(t *testing.T) {
-			for range 10 {
-				s := &service{asked: make(chan struct{}), proceed: make(chan struct{})}
-				p := &Proxy{Endpoints: []string{grpcMember(t, s)}, Observer: observer{}, Metrics: NewMetrics(nil)}
-				var client pb.TestServiceClient
-				if secure {
-					client = pki.grpcClient(t, pki.listen(t, p))
-				} else {
-					client = grpcClient(t, serve(t, ready(p)))
-				}
-				call := func() chan error {
-					ended := make(chan error, 1)
-					go func() {
-						const size = 24 << 20
-						got, err := client.UnaryCall(t.Context(), &pb.SimpleRequest{ResponseSize: size})
-						if err == nil && len(got.GetPayload().GetBody()) != size {
-							err = errors.New("another answer")
-						}
-						ended <- err
-					}()
-					<-s.asked
-					return ended
-				}
-				for range 2 { // the client finds out that it may open its window
-					ended := call()
-					s.proceed <- struct{}{}
-					if err := <-ended; err != nil {
-						t.Fatal(err)
-					}
-				}
-				calls := []chan error{call(), call()}
-				ctx, cancel := context.WithTimeout(t.Context(), patience)
-				over := make(chan error, 1)
-				go func() { over <- p.Shutdown(ctx) }()
-				eventually(t, "the client to be told", func() bool { return testutil.ToFloat64(p.Metrics.goaways) == 1 })
-				close(s.proceed)
-				for _, ended := range calls {
-					if err := <-ended; err != nil {
-						t.Error(err)
-					}
-				}
-				if err := <-over; err != nil {
-					t.Error(err)
-				}
-				cancel()
-				nothingLeft(t, p)
+			proceed := make(chan struct{})
+			p := &Proxy{Observer: observer{}, Metrics: NewMetrics(nil), Endpoints: []string{member(t, func(c net.Conn) {
+				<-proceed
+				_, _ = c.Write(answer.bytes())
+				deaf(c)
+			})}}
+			var c net.Conn
+			if secure {
+				c = pki.dial(t, pki.listen(t, p), pki.client("h2"))
+			} else {
+				c = dialTCP(t, serve(t, ready(p)))
 			}
+			request := opening().open(1, rangeMethod)
+			must(request.WriteData(1, true, message(nil)))
+			if _, err := c.Write(request.bytes()); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the request to be passed on", func() bool { return testutil.ToFloat64(p.Metrics.up) > 0 })
+			over := make(chan error, 1)
+			go func() { over <- p.Shutdown(t.Context()) }()
+			eventually(t, "the client to be asked to go", func() bool { return p.open()[0].leave.Load() == rests })
+			close(proceed)
+			size := len(answer.bytes())
+			eventually(t, "the answer to be passed on", func() bool { return testutil.ToFloat64(p.Metrics.down) == float64(size) })
+			if _, err := c.Write([]byte("\x00\x00\x08\x06\x00\x00\x00\x00\x00a ping..")); err != nil {
+				t.Error(err)
+			}
+			if got, err := io.ReadAll(c); len(got) != size+len(goaway.Frame) || err != nil {
+				t.Errorf("%d bytes of %d, and a GOAWAY of %d; %v", len(got), size, len(goaway.Frame), err)
+			}
+			_ = c.Close()
+			if err := <-over; err != nil {
+				t.Error(err)
+			}
+			nothingLeft(t, p)
 		})
 	}
 }

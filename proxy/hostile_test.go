@@ -111,7 +111,7 @@ func TestG1HostileClients(t *testing.T) {
 //
 // GUARANTEE G7: Memory is bounded, per connection and in all.
 func TestG7HostileConnectionsHoldLittle(t *testing.T) {
-	const conns, eachAtMost, budget = 8, 1 << 20, 4 << 20
+	const conns, eachAtMost, budget = 4, 1 << 20, 2 << 20
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
 			p := &Proxy{

@@ -8,7 +8,7 @@
 //	serve.go     accepts connections, within limits
 //	dial.go      finds a member for each: TLS, first bytes, dial
 //	relay.go     carries the bytes: the hot path
-//	shutdown.go  lets all connections go
+//	shutdown.go  lets connections go, one or all
 //	move.go      moves those of members that cannot serve them
 //	pick.go      in which order endpoints are tried
 package proxy

@@ -107,11 +107,11 @@ func dialTCP(t testing.TB, address string) *net.TCPConn {
 }
 
 // hears speaks first, as clients of HTTP do, and reads what a member says then.
-func hears(t testing.TB, address string, n int) string {
+func hears(t testing.TB, address string) string {
 	t.Helper()
 	c := dialTCP(t, address)
 	defer func() { _ = c.Close() }()
-	b := make([]byte, n)
+	b := make([]byte, 1)
 	_, _ = io.WriteString(c, "?")
 	if _, err := io.ReadFull(c, b); err != nil {
 		t.Fatalf("reading the member's greeting: %v", err)

@@ -41,13 +41,6 @@ type conn struct {
 	ended   bool
 }
 
-// Whether a client is to go.
-const (
-	stay  = iota // no
-	asked        // it is told by a GOAWAY, and goes when it wants
-	rests        // … and its connection ends when no call waits for its answer
-)
-
 // relay carries bytes until both directions have ended. first is what the client has said already.
 func (c *conn) relay(first []byte) {
 	var down sync.WaitGroup
@@ -195,79 +188,4 @@ func (c *conn) attach(member *wire.Conn, endpoint string, t *tap.Tap) bool {
 	c.member, c.endpoint, c.tap = member, endpoint, t
 	c.blind.Store(t == nil)
 	return true
-}
-
-// goodbye asks the client to go, as how says. It may be called at any time, more than once.
-func (c *conn) goodbye(how int32) {
-	c.leave.Store(how)
-	c.mu.Lock()
-	member := c.member
-	c.mu.Unlock()
-	switch {
-	case member == nil && how == rests:
-		c.end() // nothing that it said was passed on
-	case member != nil:
-		// The down pump alone writes to the client: it is woken, and finds the words to say.
-		_ = member.SetReadDeadline(time.Unix(1, 0))
-		c.settle()
-	}
-}
-
-// settle ends a connection that is to rest, as soon as its client knows and no call waits for its answer. Streams (watch, lease
-// keepalive) are not waited for: they have no end of their own. Where nothing listens it is not known what waits, and
-// the connection ends at once: its client is back on another endpoint in milliseconds, where waiting for an open
-// watch to end would leave it without etcd for seconds.
-func (c *conn) settle() {
-	if c.leave.Load() == rests && c.told.Load() && (c.blind.Load() || c.tap.Unanswered() == 0) {
-		c.part()
-	}
-}
-
-// lastWords is how long what is on its way may take when one side is gone, or is to go.
-const lastWords = 500 * time.Millisecond
-
-// part lets a client go that waits for nothing more. Its side is not closed at once: the kernel resets a connection that is
-// closed when something is unread or still comes (window updates for the answer that the client is reading, a ping),
-// and throws away what it has not sent yet of the last answer. So the client is told that no more comes, and heard out.
-func (c *conn) part() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ended || c.parting {
-		return
-	}
-	c.parting = true
-	_ = c.client.SetReadDeadline(time.Now().Add(lastWords))
-	_ = c.member.Close() // which ends the down pump, that alone writes to the client
-}
-
-func (c *conn) isParting() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.parting
-}
-
-// hearOut reads what the client says until it closes.
-func (c *conn) hearOut() {
-	for {
-		c.client.Release()
-		if _, err := c.client.Next(); err != nil {
-			return
-		}
-	}
-}
-
-// end closes both sides, which ends both pumps. It may be called at any time, more than once.
-func (c *conn) end() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ended {
-		return
-	}
-	c.ended = true
-	if c.member == nil {
-		_ = c.raw.Close()
-		return
-	}
-	_ = c.client.Close()
-	_ = c.member.Close()
 }

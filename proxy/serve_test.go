@@ -167,7 +167,7 @@ func TestNextEndpointWhenADialHangs(t *testing.T) {
 			return transport.Dial(ctx, endpoint)
 		},
 	}
-	if got := hears(t, serve(t, p), 1); got != "b" {
+	if got := hears(t, serve(t, p)); got != "b" {
 		t.Errorf("%q", got)
 	}
 }
@@ -193,7 +193,7 @@ func TestHealthOrdersNewConnections(t *testing.T) {
 			address := serve(t, p)
 			var got string
 			for range len(tc.want) {
-				got += hears(t, address, 1)
+				got += hears(t, address)
 			}
 			if got != tc.want {
 				t.Errorf("%q, want %q", got, tc.want)
@@ -234,7 +234,7 @@ func TestNoEndpointReachable(t *testing.T) {
 	down = false
 	mu.Unlock()
 	for range 2 {
-		if got := hears(t, address, 1); got != "a" {
+		if got := hears(t, address); got != "a" {
 			t.Errorf("%q", got)
 		}
 	}

@@ -248,7 +248,7 @@ func TestPreferredEndpointsComeFirst(t *testing.T) {
 			address := serve(t, ready(p))
 			var got string
 			for range len(tc.want) {
-				got += hears(t, address, 1)
+				got += hears(t, address)
 			}
 			if got != tc.want {
 				t.Errorf("%q, want %q", got, tc.want)

@@ -55,7 +55,7 @@ func (f *Follower) Find(b []byte) (n int, ok bool) {
 // walk returns how much of b it has followed. With stop that is as far as the first open place.
 func (f *Follower) walk(b []byte, stop bool) int {
 	all := len(b)
-	for len(b) > 0 && !f.closed && !(stop && f.Open()) {
+	for len(b) > 0 && !f.closed && (!stop || !f.Open()) {
 		if f.left > 0 {
 			n := min(f.left, len(b))
 			f.left -= n

@@ -59,7 +59,7 @@ func TestWhereItMayStand(t *testing.T) {
 		"a block that is broken":          {{settings, true}, {headers(false), false}, {ping, false}, {continuation(true), false}},
 		"a continuation of nothing":       {{settings, true}, {continuation(true), false}, {settings, false}},
 		"headers of a block that go on":   {{settings, true}, {headers(false), false}, {headers(true), false}},
-		"an answer in HTTP/1.1, however:": {{func(f *http2.Framer) error { return nil }, false}},
+		"an answer in HTTP/1.1, however:": {{func(*http2.Framer) error { return nil }, false}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var f Follower
