@@ -16,6 +16,10 @@ func (l *loader) crossCheck() {
 	l.checkMembers()
 	l.checkWhoActs()
 	l.together("shadow-user", "shadow-password-file")
+	if l.config.RebalanceClients && !l.config.Shadow {
+		l.clash([]string{"rebalance-clients", "shadow"}, "rebalance-clients is set with shadow off: then nobody listens to the connections, and none can be moved "+
+			"without breaking calls off; leave the shadow on (its budget may be 0), or remove rebalance-clients")
+	}
 	if c := l.config; c.MaxConnectionsPerPeer > c.MaxConnections {
 		l.clash([]string{"max-connections-per-peer", "max-connections"},
 			"max-connections-per-peer (%d) is more than max-connections (%d): use less, or 0 for no limit of its own", c.MaxConnectionsPerPeer, c.MaxConnections)

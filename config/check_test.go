@@ -71,6 +71,8 @@ func TestOptionsThatStandTogether(t *testing.T) {
 		{"more per peer than in all", "--max-connections=10 --max-connections-per-peer=11", "--max-connections-per-peer: max-connections-per-peer (11) is more than max-connections (10): use less, or 0 for no limit of its own"},
 		{"user without password", "--shadow-user=root", "--shadow-user: shadow-user is set without shadow-password-file: give both"},
 		{"password without user", "--shadow-password-file=p", "--shadow-password-file: shadow-password-file is set without shadow-user: give both"},
+		{"rebalancing what nobody listens to", "--shadow=false --rebalance-clients", "--rebalance-clients: rebalance-clients is set with shadow off: then nobody listens to the connections, and none can be moved " +
+			"without breaking calls off; leave the shadow on (its budget may be 0), or remove rebalance-clients"},
 		{"a user of a plain cluster, checked or not", "--shadow-user=root --shadow-password-file=p --shadow=false", ""},
 
 		{"plain before certificates", plain + " " + member + " " + withID, "--listen-client-urls: whoever reaches http://127.0.0.1:5" + acts},

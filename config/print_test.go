@@ -116,8 +116,11 @@ func drawConfig(rt *rapid.T) *Config {
 	say("dial-timeout", short)
 	say("lag-budget", short)
 	say("verified-for", durations)
-	for _, name := range []string{"enable-pprof", "discover-members", "shadow", "reuse-port", "move-clients", "rebalance-clients"} {
+	for _, name := range []string{"enable-pprof", "discover-members", "shadow", "reuse-port", "move-clients"} {
 		say(name, bools)
+	}
+	if c.Shadow {
+		say("rebalance-clients", bools)
 	}
 	say("shadow-max-reads-per-second", rapid.StringMatching(`[0-9]{1,5}(\.[0-9]{1,3})?|1e6|1e-9`))
 	say("shadow-max-bytes-per-second", rapid.StringMatching(`[0-9]{1,9}|[0-9]{1,3}(B|KiB|MiB|GiB)|[0-9] MiB`))

@@ -46,6 +46,9 @@ func (p *Proxy) tend(asked map[*conn]struct{}, rebalance bool) {
 		c.end() // its calls have had a second: they fail now, as they would if the member had died
 		delete(asked, c)
 	}
+	if rebalance {
+		p.rest()
+	}
 	health := make(map[string]Health)
 	serving := 0
 	for _, e := range p.Endpoints {
@@ -114,10 +117,23 @@ func (p *Proxy) rebalance(health map[string]Health, byEndpoint map[string][]*con
 		move := min(surplus, pace(surplus))
 		for _, c := range conns {
 			if move > 0 && !c.blind.Load() {
-				c.goodbye(rests)
+				c.goodbye(asked) // and rests at the next look, see rest
 				p.Metrics.movedBalance.Inc()
 				move--
 			}
+		}
+	}
+}
+
+// rest ends the connections whose clients were asked to go at an earlier look, as soon as no call waits on them. By now the clients know, and
+// what they ask since then goes elsewhere: no call is broken off.
+func (p *Proxy) rest() {
+	if p.isClosing() {
+		return // Shutdown has asked them
+	}
+	for _, c := range p.open() {
+		if c.leave.Load() == asked {
+			c.goodbye(rests)
 		}
 	}
 }

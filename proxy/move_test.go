@@ -168,6 +168,7 @@ func TestRebalance(t *testing.T) {
 			}
 			for i := 0; !tc.even(p.count()) && i < 50; i++ {
 				p.tend(told, true)
+				p.rest() // as at the next look
 				eventually(t, "all clients to be back", func() bool { return p.all() == clients })
 			}
 			if got := p.count(); !tc.even(got) {
