@@ -80,7 +80,7 @@ var attacks = map[string]func(f *http2.Framer, id uint32) error{
 		}
 		return f.WriteContinuation(id, true, block)
 	},
-	"garbage": func(f *http2.Framer, id uint32) error {
+	"garbage": func(f *http2.Framer, _ uint32) error {
 		return f.WriteRawFrame(http2.FrameType(rand.IntN(256)), http2.Flags(rand.IntN(256)), rand.Uint32N(1<<31), make([]byte, rand.IntN(1000)))
 	},
 }

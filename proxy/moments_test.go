@@ -85,7 +85,7 @@ func visit(t *testing.T, plain, secure string, pki *pki, rnd *rand.Rand) (goaway
 	}
 	defer raw.Close()
 	_ = raw.SetDeadline(time.Now().Add(patience))
-	c := net.Conn(raw)
+	c := raw
 	if address == secure {
 		c = tls.Client(raw, pki.client("h2"))
 	}
