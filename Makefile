@@ -30,7 +30,7 @@ test: ## all tests; the first run builds etcd 3.5, 3.6 and 3.7 (some minutes)
 	@$(if $(RACE),true,echo "no C compiler: the tests run without the race detector")
 	$(GO) test $(RACE) ./...
 	cd e2e && $(GO) run ./cmd/build
-	cd e2e && $(GO) test $(RACE) -timeout 20m ./...
+	cd e2e && $(GO) test $(RACE) -p 1 -timeout 20m ./... # one package at a time: etcd members of several would starve one another
 
 .PHONY: bench
 bench: ## what relaying costs, beside every peer (half an hour; leave the machine alone)

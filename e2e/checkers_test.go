@@ -59,7 +59,7 @@ func (w *checkers) stop(t testing.TB) {
 func (w *checkers) some(t testing.TB, n int64) {
 	t.Helper()
 	until := w.rounds.Load() + n
-	eventually(t, 30*time.Second, fmt.Sprintf("%d rounds of the clients", n), func() bool { return w.rounds.Load() >= until })
+	eventually(t, 2*time.Minute, fmt.Sprintf("%d rounds of the clients", n), func() bool { return w.rounds.Load() >= until })
 }
 
 // callTimeout is generous: what is looked for is a call that fails or never ends.
