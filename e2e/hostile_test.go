@@ -108,8 +108,8 @@ func TestG7HostileClients(t *testing.T) {
 	p := parallax.StartT(t, parallax.Options{Endpoints: c.Endpoints(), Flags: []string{"--sample-reads=1"}})
 	allMembers(t, p)
 	honest := startCheckers(t, p.ClientURL, "/honest", 3)
+	connections := connected(t, p, 3)
 	honest.some(t, 10)
-	connections := count(t, p, "parallax_proxy_connections")
 	t.Logf("Parallax has %d MiB before", weight(t, p.PID(), "VmRSS")>>20)
 	for name, say := range attacks {
 		t.Run(name, func(t *testing.T) {
@@ -120,9 +120,13 @@ func TestG7HostileClients(t *testing.T) {
 			}
 			all.Wait()
 			honest.some(t, 10)
-			eventually(t, 30*time.Second, "the hostile connections to be over", func() bool {
-				return count(t, p, "parallax_proxy_connections") == connections
-			})
+			left := 0.0
+			over := func() bool { left = count(t, p, "parallax_proxy_connections"); return left == connections }
+			for end := time.Now().Add(30 * time.Second); !over(); time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("%v connections are left, of %v honest ones", left, connections)
+				}
+			}
 			said := count(t, p, "parallax_proxy_bytes_total", `direction="up"`) - before
 			now := weight(t, p.PID(), "VmRSS")
 			t.Logf("%.1f MiB were relayed, and Parallax has %d MiB", said/(1<<20), now>>20)
@@ -149,6 +153,13 @@ func TestG7HostileClients(t *testing.T) {
 		t.Errorf("a client noticed: %v", err)
 	}
 	silent(t, p)
+}
+
+// connected waits until so many clients have their connections.
+func connected(t *testing.T, p *parallax.Process, clients float64) float64 {
+	t.Helper()
+	eventually(t, 30*time.Second, "all honest clients to be connected", func() bool { return count(t, p, "parallax_proxy_connections") == clients })
+	return clients
 }
 
 // attack says the same again and again, for a while or until it is thrown out.
@@ -193,8 +204,8 @@ func TestStuckClientsLeaveNothingBehind(t *testing.T) {
 	c := cluster.StartT(t, cluster.Options{Version: binary.Etcd36, Size: 1})
 	p := parallax.StartT(t, parallax.Options{Endpoints: c.Endpoints()})
 	honest := startCheckers(t, p.ClientURL, "/honest", 2)
+	connections, files := connected(t, p, 2), openFiles(t, c.Members[0].PID())
 	honest.some(t, 5)
-	connections, files := count(t, p, "parallax_proxy_connections"), openFiles(t, c.Members[0].PID())
 	said := bytes.Repeat([]byte("GET /metrics HTTP/1.1\r\nHost: etcd\r\n\r\n"), 10_000)
 	var all sync.WaitGroup
 	for range stuck {
@@ -240,8 +251,9 @@ func TestG7FloodOfSilentConnections(t *testing.T) {
 		Endpoints: c.Endpoints(), Flags: []string{"--handshake-timeout=" + patience.String(), "--max-connections-per-peer=" + strconv.Itoa(flood)},
 	})
 	honest := startCheckers(t, p.ClientURL, "/honest", 2)
+	connections := connected(t, p, 2)
 	honest.some(t, 5)
-	before, dials, connections := weight(t, p.PID(), "VmRSS"), count(t, p, "parallax_proxy_dials_total"), count(t, p, "parallax_proxy_connections")
+	before, dials := weight(t, p.PID(), "VmRSS"), count(t, p, "parallax_proxy_dials_total")
 	files := openFiles(t, c.Members[0].PID())
 	begin := time.Now()
 	var all []net.Conn

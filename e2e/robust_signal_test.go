@@ -95,7 +95,7 @@ func TestStopIsBounded(t *testing.T) {
 	if took := time.Since(begin); took < 2*time.Second || p.ExitCode() != 0 {
 		t.Errorf("ended after %v with exit code %d, want 0, and 2 s of patience:\n%s", took, p.ExitCode(), p.Log())
 	}
-	logs(t, p, "connections were ended with calls unanswered")
+	logs(t, p, "connections were still open when --shutdown-timeout was over")
 }
 
 // A second SIGTERM does not wait for anybody.

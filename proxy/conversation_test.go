@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/net/http2"
 
 	"github.com/etcd-parallax/parallax/proxy/tap"
 )
@@ -41,15 +42,16 @@ func TestG1RealConversationsPassUnchangedAndHeard(t *testing.T) {
 			steps := conversation(t, file)
 			// The member is dialed when the client has spoken, and then may be the first whose words are read.
 			begins := slices.IndexFunc(steps, func(s step) bool { return !s.down })
-			if _, err := client.Write(steps[begins].bytes[:1]); err != nil {
+			const spoken = len(http2.ClientPreface)
+			if _, err := client.Write(steps[begins].bytes[:spoken]); err != nil {
 				t.Fatal(err)
 			}
 			server := <-members
 			_ = server.SetDeadline(deadline)
-			if _, err := io.ReadFull(server, make([]byte, 1)); err != nil {
+			if _, err := io.ReadFull(server, make([]byte, spoken)); err != nil {
 				t.Fatal(err)
 			}
-			steps[begins].bytes = steps[begins].bytes[1:]
+			steps[begins].bytes = steps[begins].bytes[spoken:]
 			for i, s := range steps {
 				from, to := net.Conn(client), server
 				if s.down {

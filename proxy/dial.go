@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -44,7 +43,7 @@ func (p *Proxy) aim() (errs error) {
 	return errs
 }
 
-// receive waits for the client's TLS handshake and for its first bytes. HTTP/2 and HTTP/1.1 clients speak first, so a
+// receive waits for the client's TLS handshake and for its first bytes: the preface of HTTP/2, or what tells that it is none. HTTP/2 and HTTP/1.1 clients speak first, so a
 // connection on which nothing was said is nobody's yet: a port scan, a load balancer's health check, a client that holds
 // connections to hurt. It costs the member nothing.
 func (p *Proxy) receive(c *conn) (first []byte, err error) {
@@ -62,14 +61,18 @@ func (p *Proxy) receive(c *conn) (first []byte, err error) {
 	if err := c.client.SetReadDeadline(time.Now().Add(p.HandshakeTimeout)); err != nil {
 		return nil, err
 	}
-	heard, err := c.client.Next()
-	if err != nil {
-		p.refused(refusedSilent)
-		return nil, err
+	for {
+		heard, err := c.client.Next()
+		if err != nil {
+			p.refused(refusedSilent)
+			return nil, err
+		}
+		first = append(first, heard...)
+		c.client.Release() // so that clients that wait for members that hang hold what they said, and not a buffer
+		if c.from.Passthrough || len(first) >= len(http2.ClientPreface) || !speaksHTTP2(first) {
+			return first, c.client.SetReadDeadline(time.Time{})
+		}
 	}
-	first = bytes.Clone(heard)
-	c.client.Release() // so that clients that wait for members that hang hold what they said, and not a buffer
-	return first, c.client.SetReadDeadline(time.Time{})
 }
 
 // protocol is what client and member are to agree on (ALPN): what the client has negotiated with us, or, where it did not

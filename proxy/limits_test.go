@@ -202,6 +202,9 @@ func TestPeersAreAddresses(t *testing.T) {
 		{net.ParseIP("fe80::1"), "eth0", 1, true},
 		{net.ParseIP("fe80::1"), "eth1", 1, true}, // another network, another host
 		{net.ParseIP("fe80::1"), "eth0", 2, false},
+		{net.ParseIP("2001:db8::1"), "", 1, true},
+		{net.ParseIP("2001:db8::2"), "", 1, false}, // one host has all of its network
+		{net.ParseIP("2001:db8:0:1::1"), "", 1, true},
 	} {
 		client, ours := net.Pipe()
 		defer client.Close()

@@ -42,10 +42,6 @@ func (p *Proxy) Tend(ctx context.Context, rebalance bool) {
 
 // tend takes one look. asked are the connections of lost members that were told to go at an earlier one, and are ended now.
 func (p *Proxy) tend(asked map[*conn]struct{}, rebalance bool) {
-	for c := range asked {
-		c.end() // its calls have had a second: they fail now, as they would if the member had died
-		delete(asked, c)
-	}
 	if rebalance {
 		p.rest()
 	}
@@ -56,6 +52,12 @@ func (p *Proxy) tend(asked map[*conn]struct{}, rebalance bool) {
 		if health[e] == Serving {
 			serving++
 		}
+	}
+	for c := range asked {
+		if e, _ := c.where(); serving > 0 && health[e] == Lost {
+			c.end() // its calls have had a second: they fail now, as they would if the member had died
+		}
+		delete(asked, c)
 	}
 	if serving == 0 {
 		return // wherever a client went, it would be no better off
@@ -88,11 +90,15 @@ func (p *Proxy) byEndpoint() map[string][]*conn {
 }
 
 // rebalance moves what endpoints have beyond their share to the ones that new connections go to: round robin over these
-// brings the shares about. Only a connection that is listened to can be moved without a call being broken off.
+// brings the shares about. Only a connection that is listened to can be moved without a call being broken off. It is between
+// endpoints that are positively well: of the others it is not known what new connections would find there (Unknown), or they have a matter of
+// their own (a member that is slow is not hung, and one that is Lost is seen to above).
 func (p *Proxy) rebalance(health map[string]Health, byEndpoint map[string][]*conn) {
 	all := 0
-	for _, conns := range byEndpoint {
-		all += len(conns)
+	for e, conns := range byEndpoint {
+		if health[e] == Serving {
+			all += len(conns)
+		}
 	}
 	group := make(map[string]bool) // where new connections go
 	for _, preferred := range []bool{true, false} {
@@ -107,6 +113,9 @@ func (p *Proxy) rebalance(health map[string]Health, byEndpoint map[string][]*con
 	}
 	share := (all + len(group) - 1) / len(group)
 	for e, conns := range byEndpoint {
+		if health[e] != Serving {
+			continue
+		}
 		surplus := len(conns)
 		if group[e] {
 			surplus -= share

@@ -61,9 +61,11 @@ func (c *conn) up(b []byte) {
 		if _, err := c.member.Write(b); err != nil {
 			if c.isParting() {
 				c.hearOut()
+				c.end()
 			}
 			return // see down
 		}
+		c.settle()
 		c.proxy.Metrics.up.Add(float64(len(b)))
 		c.client.Release()
 		var err error
@@ -95,6 +97,7 @@ func (c *conn) down() {
 		}
 		// After the write: what the tap makes of it costs the client no time.
 		c.show(tap.Down, b)
+		c.settle()
 		c.proxy.Metrics.down.Add(float64(len(b)))
 		c.member.Release()
 	}
@@ -148,9 +151,6 @@ func (c *conn) show(d tap.Direction, b []byte) {
 		if reason, ended := c.tap.Ended(); ended && c.blind.CompareAndSwap(false, true) {
 			c.proxy.tapEnded(c, reason)
 		}
-	}
-	if c.leave.Load() == rests {
-		c.settle()
 	}
 }
 

@@ -149,12 +149,19 @@ func (p *Proxy) add(client net.Conn, l *Listener) *conn {
 	return c
 }
 
-// address is where a client connects from: not its port, which is another for each connection. A socket has none.
+// address is where a client connects from: not its port, which is another for each connection, and of an IPv6 address the network, as one
+// host has all of it. A socket has none.
 func address(client net.Conn) netip.Addr {
-	if a, ok := client.RemoteAddr().(*net.TCPAddr); ok {
-		return a.AddrPort().Addr().Unmap()
+	a, ok := client.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return netip.Addr{}
 	}
-	return netip.Addr{}
+	ip := a.AddrPort().Addr().Unmap()
+	if ip.Is6() && !ip.IsLoopback() && !ip.IsLinkLocalUnicast() {
+		const network = 64 // bits
+		return netip.PrefixFrom(ip, network).Masked().Addr()
+	}
+	return ip
 }
 
 // forget is the end of a connection.

@@ -104,7 +104,11 @@ const (
 
 // goodbye asks the client to go, as how says. It may be called at any time, more than once.
 func (c *conn) goodbye(how int32) {
-	c.leave.Store(how)
+	if how == asked {
+		c.leave.CompareAndSwap(stay, asked) // one that is to rest stays so
+	} else {
+		c.leave.Store(how)
+	}
 	c.mu.Lock()
 	member := c.member
 	c.mu.Unlock()

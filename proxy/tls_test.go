@@ -31,7 +31,6 @@ func TestALPNIsTheClients(t *testing.T) {
 	}{
 		{"a plain client of HTTP/2", nil, http2.ClientPreface, "h2"},
 		{"a plain client of HTTP/1.1", nil, http1, "http/1.1"},
-		{"a plain client of HTTP/2 that begins slowly", nil, "PRI", "h2"},
 		{"a client of HTTP/2", pki.client("h2"), http2.ClientPreface, "h2"},
 		{"a client of HTTP/1.1", pki.client("http/1.1"), http1, "http/1.1"},
 		{"a client of both", pki.client("http/1.1", "h2"), http2.ClientPreface, "h2"},

@@ -211,6 +211,6 @@ func (s *server) drain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.ShutdownTimeout)
 	defer cancel()
 	if err := s.proxy.Shutdown(ctx); err != nil {
-		s.log.Warn("connections were ended with calls unanswered: --shutdown-timeout was over", "error", err)
+		s.log.Warn("connections were still open when --shutdown-timeout was over, and were ended: open watches come back by themselves, a call under way fails; give it longer if that happens", "error", err)
 	}
 }
