@@ -29,19 +29,20 @@ func (p *Proxy) Tend(ctx context.Context, rebalance bool) {
 	}
 	tick := time.NewTicker(tendInterval)
 	defer tick.Stop()
-	asked := make(map[*conn]struct{})
+	told := make(map[*conn]struct{})
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			p.tend(asked, rebalance)
+			p.tend(told, rebalance)
 		}
 	}
 }
 
-// tend takes one look. asked are the connections of lost members that were told to go at an earlier one, and are ended now.
-func (p *Proxy) tend(asked map[*conn]struct{}, rebalance bool) {
+// tend takes one look. told are the connections of lost members that were told to go at an earlier one: they are ended now, if their
+// member is still lost.
+func (p *Proxy) tend(told map[*conn]struct{}, rebalance bool) {
 	if rebalance {
 		p.rest()
 	}
@@ -53,11 +54,11 @@ func (p *Proxy) tend(asked map[*conn]struct{}, rebalance bool) {
 			serving++
 		}
 	}
-	for c := range asked {
+	for c := range told {
 		if e, _ := c.where(); serving > 0 && health[e] == Lost {
 			c.end() // its calls have had a second: they fail now, as they would if the member had died
 		}
-		delete(asked, c)
+		delete(told, c)
 	}
 	if serving == 0 {
 		return // wherever a client went, it would be no better off
@@ -69,7 +70,7 @@ func (p *Proxy) tend(asked map[*conn]struct{}, rebalance bool) {
 		}
 		for _, c := range conns[:min(len(conns), pace(len(conns)))] {
 			c.goodbye(rests)
-			asked[c] = struct{}{}
+			told[c] = struct{}{}
 			p.Metrics.movedLost.Inc()
 		}
 	}
@@ -90,7 +91,7 @@ func (p *Proxy) byEndpoint() map[string][]*conn {
 }
 
 // rebalance moves what endpoints have beyond their share to the ones that new connections go to: round robin over these
-// brings the shares about. Only a connection that is listened to can be moved without a call being broken off. It is between
+// brings the shares about. Only a connection that is listened to can be moved without breaking off a call that waits for its answer. It is between
 // endpoints that are positively well: of the others it is not known what new connections would find there (Unknown), or they have a matter of
 // their own (a member that is slow is not hung, and one that is Lost is seen to above).
 func (p *Proxy) rebalance(health map[string]Health, byEndpoint map[string][]*conn) {
@@ -135,7 +136,7 @@ func (p *Proxy) rebalance(health map[string]Health, byEndpoint map[string][]*con
 }
 
 // rest ends the connections whose clients were asked to go at an earlier look, as soon as no call waits on them. By now the clients know, and
-// what they ask since then goes elsewhere: no call is broken off.
+// what they ask since then goes elsewhere: no call whose request is complete is broken off.
 func (p *Proxy) rest() {
 	if p.isClosing() {
 		return // Shutdown has asked them
