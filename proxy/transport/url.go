@@ -27,18 +27,6 @@ type address struct {
 	target string // host:port, or the path for unix
 }
 
-// CheckListenURL says what is wrong with a URL to listen on, without listening.
-func CheckListenURL(rawURL string) error {
-	_, err := parseListen(rawURL)
-	return err
-}
-
-// CheckEndpoint says what is wrong with the endpoint of a member, without dialing it.
-func CheckEndpoint(endpoint string) error {
-	_, err := parseEndpoint(endpoint)
-	return err
-}
-
 // Host returns the name that a member at endpoint should have a certificate for, and whether it speaks TLS.
 func Host(endpoint string) (host string, tls bool, err error) {
 	a, err := parseEndpoint(endpoint)

@@ -43,10 +43,10 @@ func TestEndpoints(t *testing.T) {
 		"http://a:0":                 "names no host or no port",
 		"":                           "is not scheme, host and port alone",
 	} {
-		err := CheckEndpoint(raw)
+		err := checkEndpoint(raw)
 		fails(t, raw, err, want)
 		if _, dialErr := Dial(t.Context(), raw); dialErr == nil || dialErr.Error() != err.Error() {
-			t.Errorf("Dial(%q): %v; want what CheckEndpoint says: %v", raw, dialErr, err)
+			t.Errorf("Dial(%q): %v; want what checkEndpoint says: %v", raw, dialErr, err)
 		}
 	}
 }
@@ -57,7 +57,7 @@ func TestListenURLs(t *testing.T) {
 		"http://localhost:2379", "127.0.0.1:2379", "unix:///run/parallax.sock", "UNIX:///a@b?c#d%20 e",
 		"unix:///" + strings.Repeat("x", 106),
 	} {
-		if err := CheckListenURL(raw); err != nil {
+		if err := checkListenURL(raw); err != nil {
 			t.Error(err)
 		}
 	}
@@ -79,10 +79,10 @@ func TestListenURLs(t *testing.T) {
 		"unix:///" + strings.Repeat("x", 107):  "the path has 108 bytes, the kernel takes at most 107: choose a shorter one",
 		"passthrough://root:pw@127.0.0.1:2379": "is not scheme, host and port alone",
 	} {
-		err := CheckListenURL(raw)
+		err := checkListenURL(raw)
 		fails(t, raw, err, want)
 		if _, listenErr := Listen(t.Context(), raw, ListenOptions{}); listenErr == nil || listenErr.Error() != err.Error() {
-			t.Errorf("Listen(%q): %v; want what CheckListenURL says: %v", raw, listenErr, err)
+			t.Errorf("Listen(%q): %v; want what checkListenURL says: %v", raw, listenErr, err)
 		}
 	}
 }
@@ -102,7 +102,7 @@ func TestErrorsHoldNoPassword(t *testing.T) {
 		"http://root:sesame%zz@a:2379", "http://a:2379?password=sesame", "http://a:2379/#sesame",
 		"unix://root:sesame@host/run/x", "unix:root:sesame@x", "http:/root:sesame@a:2379",
 	} {
-		for name, check := range map[string]func(string) error{"endpoint": CheckEndpoint, "listen url": CheckListenURL} {
+		for name, check := range map[string]func(string) error{"endpoint": checkEndpoint, "listen url": checkListenURL} {
 			if err := check(raw); err == nil || strings.Contains(err.Error(), "sesame") {
 				t.Errorf("%s %q: %v", name, raw, err)
 			}
@@ -127,4 +127,14 @@ func TestDial(t *testing.T) {
 	if _, err := Dial(ctx, s.Addr().String()); err == nil {
 		t.Error("dialed although ctx had ended")
 	}
+}
+
+func checkListenURL(rawURL string) error {
+	_, err := parseListen(rawURL)
+	return err
+}
+
+func checkEndpoint(endpoint string) error {
+	_, err := parseEndpoint(endpoint)
+	return err
 }
