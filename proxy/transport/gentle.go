@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -87,8 +88,9 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// probeTimeout is ample for a listener on this machine; one whose queue is full does not answer at all.
-const probeTimeout = 250 * time.Millisecond
+// probeTimeout is ample for a listener on this machine, even a busy one; one whose queue is full does not answer at
+// all. Where nobody listens the answer comes at once.
+const probeTimeout = time.Second
 
 // Successor says, once this listener is closed, whether somebody else accepts at its address.
 func (l *Listener) Successor(ctx context.Context) bool {
@@ -100,10 +102,21 @@ func (l *Listener) Successor(ctx context.Context) bool {
 	return true
 }
 
-// probe connects to the address of the listener; to the loopback one if it listens on all.
-func (l *Listener) probe(ctx context.Context) (net.Conn, error) {
+// probe connects to the address of the listener; to a loopback one if it listens on all. IPv4 comes first, which a
+// listener on all IPv6 addresses hears as well: not every machine has ::1.
+func (l *Listener) probe(ctx context.Context) (c net.Conn, err error) {
 	d := net.Dialer{Timeout: probeTimeout}
-	return d.DialContext(ctx, l.Addr().Network(), l.Addr().String())
+	tcp, ok := l.Addr().(*net.TCPAddr)
+	if !ok || !tcp.IP.IsUnspecified() {
+		return d.DialContext(ctx, l.Addr().Network(), l.Addr().String())
+	}
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		c, err = d.DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(tcp.Port)))
+		if err == nil {
+			break
+		}
+	}
+	return c, err
 }
 
 // steer sends the connections that begin from now on to another listener on the same port, if there is one, and waits
