@@ -116,6 +116,41 @@ func TestAGoAwayWaitsForItsPlace(t *testing.T) {
 	}
 }
 
+// A call that has been sent by half when its client is told waits like one that was sent: it would be lost, and its client could not know
+// whether it was executed.
+func TestShutdownWaitsForAHalfSentCall(t *testing.T) {
+	p := &Proxy{Endpoints: []string{grpcMember(t, &service{})}, Observer: observer{}, Metrics: NewMetrics(nil)}
+	c := speakHTTP2(t, serve(t, p))
+	c.until(t, http2.FrameSettings)
+	f := opening()
+	f.out.Reset() // what opens the connection has been said
+	if _, err := c.conn.Write(f.open(1, "/grpc.testing.TestService/EmptyCall").bytes()); err != nil {
+		t.Fatal(err)
+	}
+	conn := p.open()[0]
+	eventually(t, "half of the call to be heard", func() bool {
+		conn.mu.Lock()
+		defer conn.mu.Unlock()
+		return conn.tap != nil && conn.tap.Unanswered() == 1
+	})
+	over := make(chan error, 1)
+	go func() { over <- p.Shutdown(t.Context()) }()
+	c.until(t, http2.FrameGoAway)
+	eventually(t, "the connection to be ended when nothing waits", func() bool { return conn.leave.Load() == rests })
+	if err := c.WriteData(1, true, make([]byte, 5)); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		_, frame := c.until(t, http2.FrameHeaders)
+		if frame.(*http2.HeadersFrame).StreamEnded() {
+			break
+		}
+	}
+	if err := <-over; err != nil {
+		t.Error(err)
+	}
+}
+
 // With a successor on the address nothing is ended: the client goes when its last call has its answer, and new clients
 // are the successor's.
 func TestHandoverIsPeaceful(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/etcd-parallax/parallax/proxy/tap"
 	"github.com/etcd-parallax/parallax/proxy/transport"
+	"github.com/etcd-parallax/parallax/proxy/wire"
 )
 
 // heard remembers what was written to a member.
@@ -165,11 +166,11 @@ func TestAPrefaceWithoutEnd(t *testing.T) {
 	nothingLeft(t, p)
 }
 
-// Clients that ask for much and read nothing hold what is in one buffer, and hold up nobody else.
+// Clients that ask for much and read nothing hold what is in one buffer (some of them a large one), and hold up nobody else.
 //
 // GUARANTEE G7: Memory is bounded, per connection and in all.
 func TestG7ClientsThatDoNotRead(t *testing.T) {
-	const conns, eachAtMost, budget, size = 20, 256 << 10, 4 << 20, 32 << 20
+	const conns, eachAtMost, budget, size = 20, 256<<10 + wire.BulkSize, 4 << 20, 32 << 20
 	pki := newPKI(t)
 	answer := opening()
 	answer.out.Reset()

@@ -49,7 +49,7 @@ func crowd(t *testing.T, p *Proxy, clients int) {
 
 func watch(ctx context.Context, client pb.TestServiceClient) {
 	stream, err := client.FullDuplexCall(ctx)
-	if err != nil {
+	if err != nil || stream.Send(&pb.StreamingOutputCallRequest{}) != nil {
 		return
 	}
 	for {
@@ -191,7 +191,8 @@ func TestRebalance(t *testing.T) {
 // What is relayed blindly is not rebalanced: nobody knows what waits on it.
 func TestBlindConnectionsAreNotRebalanced(t *testing.T) {
 	a, b := member(t, echo), member(t, echo)
-	p := &Proxy{Endpoints: []string{a, b}, Prefer: []string{a}, Metrics: NewMetrics(nil), Health: func(string) Health { return Serving }}
+	o := opinions{of: map[string]Health{a: Serving, b: Lost}}
+	p := &Proxy{Endpoints: []string{a, b}, Metrics: NewMetrics(nil), Health: o.health}
 	address := serve(t, p)
 	conns := make([]*net.TCPConn, 8)
 	for i := range conns {
@@ -201,7 +202,7 @@ func TestBlindConnectionsAreNotRebalanced(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p.Prefer = []string{b}
+	o.set(map[string]Health{a: Serving, b: Serving})
 	p.tend(make(map[*conn]struct{}), true)
 	if got := p.count(); got[a] != 8 {
 		t.Errorf("%v", got)

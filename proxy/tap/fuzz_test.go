@@ -24,7 +24,7 @@ func (t *Tap) sound() error {
 	defer t.mu.Unlock()
 	unanswered, wanted, held := 0, 0, int64(0)
 	for id, s := range t.streams {
-		if s.upEnded && !s.downEnded {
+		if !s.downEnded && (s.upEnded || !s.answered) {
 			unanswered++
 		}
 		if s.call != nil {

@@ -6,7 +6,9 @@ import "time"
 type stream struct {
 	call      *call // nil: nobody wants it, or it has been handed over or passed over
 	upEnded   bool  // the client's half: the request is complete
-	downEnded bool  // the member's half: the answer is complete
+	answered  bool  // the member's half has begun: the first headers of the answer have come
+	downEnded bool  // … and the answer is complete
+	waits     bool  // counts in Tap.unanswered
 	reset     bool  // by the member, before it was opened
 
 	// Where calls are timed. The method itself is not kept: a client may make it 64 KiB long.
@@ -45,6 +47,7 @@ func (t *Tap) requestHeaders(id uint32, h *headerBlock) Reason {
 		s = t.newStream()
 	}
 	t.streams[id] = s
+	t.await(s)
 	if t.timed {
 		s.opened = t.cfg.Opened(h.path)
 	}
@@ -63,6 +66,9 @@ func (t *Tap) answerHeaders(id uint32, h *headerBlock) Reason {
 	}
 	if len(h.status) == 3 && h.status[0] == '1' {
 		return "" // 1xx: informational, the answer is still to come
+	}
+	if s.answered = true; t.streams[id] == s {
+		t.await(s)
 	}
 	if s.call != nil {
 		t.answerHead(s, h)
@@ -123,7 +129,7 @@ func (t *Tap) endUp(id uint32) {
 		t.remove(id, s)
 		return
 	}
-	t.unanswered++
+	t.await(s)
 	if t.timed && isTimed(id) {
 		s.since = t.cfg.Clock()
 	}
@@ -139,8 +145,8 @@ func (t *Tap) endDown(id uint32, s *stream) {
 	}
 	s.downEnded = true
 	t.settle(s)
+	t.await(s)
 	if s.upEnded {
-		t.unanswered--
 		if t.timed && isTimed(id) {
 			t.cfg.Answered(s.opened, t.cfg.Clock()-s.since)
 		}
@@ -192,9 +198,6 @@ func (t *Tap) breakOff(id uint32, s *stream) {
 		} else {
 			t.passOver(s, PassedIncomplete)
 		}
-	}
-	if s.upEnded { // and the other half not, or it would be gone
-		t.unanswered--
 	}
 	t.remove(id, s)
 }
@@ -251,7 +254,23 @@ func (t *Tap) newStream() *stream {
 	return new(stream)
 }
 
+// await counts the calls that a client waits for: those whose request is complete and whose answer is not, and those whose answer has
+// not begun, whether or not all of the request is there yet. What is left are streams that both sides keep open.
+func (t *Tap) await(s *stream) {
+	waits := !s.downEnded && (s.upEnded || !s.answered)
+	switch {
+	case waits && !s.waits:
+		t.unanswered++
+	case s.waits && !waits:
+		t.unanswered--
+	}
+	s.waits = waits
+}
+
 func (t *Tap) remove(id uint32, s *stream) {
+	if s.waits {
+		t.unanswered--
+	}
 	delete(t.streams, id)
 	if len(t.spare) < maxSpare {
 		*s = stream{}

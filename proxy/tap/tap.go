@@ -184,8 +184,8 @@ func (t *Tap) Stack() []byte {
 	return t.stack
 }
 
-// Unanswered counts the calls whose request is complete and whose answer is not: the relay drains on it. Streams that the client
-// keeps open (Watch, LeaseKeepAlive) do not count. It is 0, and means nothing, once the tap has ended.
+// Unanswered counts the calls that the client waits for, half-sent ones among them: the relay drains on it. Streams that client and
+// member keep open (Watch, LeaseKeepAlive) do not count once their answer has begun. It is 0, and means nothing, once the tap has ended.
 func (t *Tap) Unanswered() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -329,19 +329,28 @@ var stories = []story{
 		k.data(Down, 1, true, []byte("<html>"))
 	}, want: []string{get + ` "a" → [] code=-1`}},
 
-	{name: "unanswered: complete requests only", tell: func(k *talk) {
+	{name: "unanswered: half-sent requests too, but not what both sides keep open", tell: func(k *talk) {
 		k.ask(1, get, "a")
-		k.ask(3, get, "b")
-		k.open(5, get) // a watch
-		k.data(Up, 5, false, frame("w"))
-		k.begin(5)
+		k.open(3, get) // a watch that was answered
+		k.data(Up, 3, false, frame("w"))
 		k.begin(3)
+		k.open(5, get) // one that was not, yet
+		k.data(Up, 5, false, frame("w"))
 		k.open(7, get) // half-closed with an empty DATA frame, as a client stream is
 		k.data(Up, 7, false, frame("x"))
 		k.data(Up, 7, true, nil)
-		k.ask(9, get, "c")
-		k.reset(Up, 9)
-	}, want: []string{get + ` "c" → [] code=-1`}, open: 3},
+		k.open(9, get) // half of a request
+		k.data(Up, 9, false, frame("half")[:6])
+		k.headers(Down, 9, false, ":status", "103") // says nothing
+		k.ask(11, get, "c")
+		k.reset(Up, 11)
+		k.open(13, get) // given up before it was sent
+		k.reset(Up, 13)
+		k.open(15, get) // answered before it was sent
+		k.answer(15, "no")
+		k.begin(17) // heard before it was opened
+		k.open(17, get)
+	}, want: []string{get + ` "c" → [] code=-1`, "passed: incomplete"}, open: 4},
 
 	{name: "frames of streams that have ended", tell: func(k *talk) {
 		k.ask(1, get, "a")

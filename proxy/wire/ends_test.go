@@ -201,8 +201,8 @@ func drain(c *Conn) (got []byte, err error) {
 		if err != nil {
 			return got, err
 		}
-		if len(b) == 0 || len(b) > BufferSize {
-			panic("Next returned nothing, or more than BufferSize")
+		if len(b) == 0 || len(b) > BulkSize {
+			panic("Next returned nothing, or more than BulkSize")
 		}
 		got = append(got, b...)
 		c.Release()

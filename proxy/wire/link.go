@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -15,6 +14,7 @@ import (
 type link struct {
 	net.Conn
 	socket      *socket
+	out         *outlet // under mu
 	record      record
 	established bool // before it, in the handshake, Read waits
 
@@ -22,8 +22,8 @@ type link struct {
 	// a KeyUpdate, or sends an alert). mu is for those of us who do not come from there. Whoever holds it may be
 	// waiting for the other side to read.
 	mu      sync.Mutex
-	corked  *buffer // nil: not corked
-	n       int     // how much is in corked
+	corked  []byte // nil: not corked
+	n       int    // how much is in corked
 	noWait  bool
 	failure error // the first of a write: after it nothing that is sent could be understood
 }
@@ -97,7 +97,7 @@ func (l *link) Write(b []byte) (int, error) {
 func (l *link) cork() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.corked = l.socket.buffers.get()
+	l.corked = l.socket.buffers.get(0)
 }
 
 func (l *link) uncork() error {
@@ -125,7 +125,7 @@ func (l *link) send(b []byte) (n int, err error) {
 	if l.noWait {
 		n, err = l.sendNow(b)
 	} else {
-		n, err = l.Conn.Write(b)
+		n, err = l.out.write(b)
 	}
 	l.failure = err
 	return n, err
@@ -137,15 +137,15 @@ func (l *link) sendNow(b []byte) (n int, err error) {
 		return 0, io.ErrShortWrite
 	}
 	if rawErr := l.socket.raw.Write(func(fd uintptr) bool {
-		n, err = syscall.Write(int(fd), b)
+		n, _ = writeNow(fd, b)
 		return true
 	}); rawErr != nil {
 		return 0, rawErr
 	}
-	if err == nil && n < len(b) {
+	if n = max(n, 0); n < len(b) {
 		err = io.ErrShortWrite
 	}
-	return max(n, 0), err
+	return n, err
 }
 
 // neverWait makes every write from now on one that does not wait. It returns false when one is waiting.

@@ -38,7 +38,7 @@ func secure(ctx context.Context, b *Buffers, c net.Conn, cfg *tls.Config, side f
 		cfg.DynamicRecordSizingDisabled = true
 	}
 	conn := Plain(b, c)
-	s := &session{link: link{Conn: c, socket: &conn.socket}}
+	s := &session{link: link{Conn: c, socket: &conn.socket, out: &conn.out}}
 	s.conn = side(&s.link, cfg)
 	if err := s.conn.HandshakeContext(ctx); err != nil {
 		conn.discard()
@@ -75,7 +75,7 @@ func (s *session) decrypt() []byte {
 	l, n := s.link.socket, 0
 	for s.err == nil && (s.more || l.at < l.end) {
 		if l.buf == nil {
-			l.buf = l.buffers.get()
+			l.buf = l.buffers.get(0)
 		}
 		room := l.buf[n:BufferSize]
 		if l.at < l.end {

@@ -18,7 +18,9 @@ import (
 // rest may be called from anywhere.
 type Conn struct {
 	socket
-	tls *session // nil: plain
+	out   outlet
+	flood bool     // what was read last filled its buffer
+	tls   *session // nil: plain
 
 	// abort: Close is to be a reset.
 	abort atomic.Bool
@@ -31,6 +33,7 @@ type Conn struct {
 func Plain(b *Buffers, c net.Conn) *Conn {
 	conn := new(Conn)
 	conn.init(b, c)
+	conn.out.init(c, conn.raw)
 	return conn
 }
 
@@ -41,14 +44,18 @@ func (c *Conn) Next() ([]byte, error) {
 	if c.tls != nil {
 		return c.tls.next()
 	}
-	if err := c.fill(0, BufferSize); err != nil {
+	room := BufferSize
+	if c.flood {
+		room = BulkSize
+	}
+	if err := c.fill(0, room); err != nil {
 		if errors.Is(err, io.EOF) && c.wasReset.Load() {
 			err = os.NewSyscallError("read", syscall.ECONNRESET)
 		}
 		return nil, err
 	}
 	b := c.buf[c.at:c.end]
-	c.at = c.end
+	c.at, c.flood = c.end, len(b) >= BufferSize
 	return b, nil
 }
 
@@ -62,7 +69,7 @@ func (c *Conn) Write(b []byte) (int, error) {
 	if c.tls != nil {
 		n, err = c.tls.write(b)
 	} else {
-		n, err = c.conn.Write(b)
+		n, err = c.out.write(b)
 	}
 	if err != nil && errors.Is(err, syscall.ECONNRESET) {
 		c.wasReset.Store(true)
