@@ -23,7 +23,7 @@ type options struct {
 }
 
 func defaults() options {
-	return options{rounds: 15, measured: 250 * time.Millisecond, rate: 1000}
+	return options{rounds: 15, measured: 500 * time.Millisecond, rate: 1000}
 }
 
 func (o options) check() error {
