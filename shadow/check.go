@@ -66,7 +66,7 @@ func (s *Shadow) run(ctx context.Context, c *check) (judge.Verdict, bool) {
 		return judge.Verdict{Reason: judge.TooFew}, true
 	}
 	if c.Revision == 0 {
-		if c.Revision = s.ask.revision(ctx, c.members); c.Revision == 0 {
+		if c.Revision = s.ask.Revision(ctx, c.members); c.Revision == 0 {
 			return judge.Verdict{Reason: judge.TooFew}, true
 		}
 	}
@@ -102,8 +102,8 @@ func (s *Shadow) run(ctx context.Context, c *check) (judge.Verdict, bool) {
 // askAgain asks those who were heard. A member that is away must not hold up what
 // the others have to confirm.
 func (s *Shadow) askAgain(ctx context.Context, c *check) []judge.Answer {
-	defer s.ask.rush()()
-	return s.ask.all(ctx, c.heard(), c.Question, true)
+	defer s.ask.Rush()()
+	return s.ask.All(ctx, c.heard(), c.Question, true)
 }
 
 // heard are the members that answered the first round.
@@ -119,10 +119,10 @@ func (c *check) heard() []*member.Member {
 
 // firstRound asks those who have not answered yet.
 func (s *Shadow) firstRound(ctx context.Context, c *check) {
-	s.ask.wait(ctx)
+	s.ask.Wait(ctx)
 	if c.first == nil {
 		c.asked = time.Now()
-		c.first = s.ask.all(ctx, c.members, c.Question, false)
+		c.first = s.ask.All(ctx, c.members, c.Question, false)
 		return
 	}
 	var late []*member.Member
@@ -131,7 +131,7 @@ func (s *Shadow) firstRound(ctx context.Context, c *check) {
 			late = append(late, c.members[i])
 		}
 	}
-	for _, a := range s.ask.all(ctx, late, c.Question, false) {
+	for _, a := range s.ask.All(ctx, late, c.Question, false) {
 		i := slices.IndexFunc(c.members, func(m *member.Member) bool { return m.ID == a.Member })
 		c.first[i] = a
 	}
@@ -238,8 +238,8 @@ func (s *Shadow) evidence(ctx context.Context, c *check, diffs []judge.Diff) []d
 }
 
 func (s *Shadow) askNewest(ctx context.Context, c *check) ([]judge.Answer, int64) {
-	defer s.ask.rush()()
-	return s.ask.newest(ctx, c.heard(), c.Question)
+	defer s.ask.Rush()()
+	return s.ask.Newest(ctx, c.heard(), c.Question)
 }
 
 // unclassified tells whether it is open if a key really differs or only moved.

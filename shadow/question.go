@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/etcd-parallax/parallax/shadow/ask"
 	"github.com/etcd-parallax/parallax/shadow/judge"
 )
 
@@ -152,8 +153,8 @@ func (s source) rangeTarget(req *pb.RangeRequest, resp *pb.RangeResponse, trunca
 		if truncated || req.GetCountOnly() || filtered(req) {
 			return []target{s.target(q)}, ""
 		}
-		t := s.target(q, s.claim(fields, kvs(resp.GetKvs())...))
-		t.seen = append(t.seen, kvs(resp.GetKvs())...)
+		t := s.target(q, s.claim(fields, ask.KVs(resp.GetKvs())...))
+		t.seen = append(t.seen, ask.KVs(resp.GetKvs())...)
 		if len(t.seen) == 0 {
 			t.seen = []judge.KV{{Key: req.GetKey()}}
 		}
@@ -165,7 +166,7 @@ func (s source) rangeTarget(req *pb.RangeRequest, resp *pb.RangeResponse, trunca
 // sliceTarget asks for at most sliceKeys neighbors of a list that the client
 // was served.
 func (s source) sliceTarget(req *pb.RangeRequest, resp *pb.RangeResponse, revision int64, fields judge.Fields, pick func(int) int) ([]target, skipped) {
-	all := kvs(resp.GetKvs())
+	all := ask.KVs(resp.GetKvs())
 	if len(all) == 0 {
 		return nil, skipNothing // counts and empty lists: to ask for them is to walk an unknown stretch of the index
 	}
@@ -218,17 +219,6 @@ func one(kv *mvccpb.KeyValue) []*mvccpb.KeyValue {
 		return nil
 	}
 	return []*mvccpb.KeyValue{kv}
-}
-
-func kvs(from []*mvccpb.KeyValue) []judge.KV {
-	to := make([]judge.KV, len(from))
-	for i, kv := range from {
-		to[i] = judge.KV{
-			Key: kv.GetKey(), Value: kv.GetValue(),
-			CreateRevision: kv.GetCreateRevision(), ModRevision: kv.GetModRevision(), Version: kv.GetVersion(), Lease: kv.GetLease(),
-		}
-	}
-	return to
 }
 
 func decode(c Call, req, resp proto.Message) error {

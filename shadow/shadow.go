@@ -9,7 +9,6 @@ package shadow
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
+	"github.com/etcd-parallax/parallax/shadow/ask"
 	"github.com/etcd-parallax/parallax/shadow/divergence"
 	"github.com/etcd-parallax/parallax/shadow/judge"
 	"github.com/etcd-parallax/parallax/shadow/member"
@@ -41,6 +41,7 @@ type Shadow struct {
 	Log     *divergence.Log
 	Metrics *Metrics
 	Logger  *slog.Logger // nil: silent
+	Poison  *ask.Poison  // ranges that are not read; nil: its own
 
 	LagBudget    time.Duration // that a member gets to apply a revision; 0 is 2 s
 	QueueSize    int           // calls, and checks, that wait; 0 is 4,096
@@ -57,7 +58,7 @@ type Shadow struct {
 	old      *verified // of reads at a revision that the client chose
 	refused  *verified // keys of refused writes that are being looked at
 	decoded  *rate.Limiter
-	ask      asker
+	ask      *ask.Asker
 }
 
 const (
@@ -94,8 +95,18 @@ func (s *Shadow) Init(r Rates) {
 		s.old = newVerified(oldKeys, orDefault(s.VerifiedFor, time.Minute))
 		s.decoded = rate.NewLimiter(decodeBytes, decodeBytes)
 		s.refused = newVerified(orDefault(s.QueueSize, 4096), time.Second)
-		s.ask = asker{rates: s.sampler.rates.Load, metrics: s.Metrics, logger: s.Logger, guard: s.guard, paused: s.Paused}
+		if s.Poison == nil {
+			s.Poison = &ask.Poison{Logger: s.Logger, Changed: s.Metrics.poisoned}
+		}
+		s.ask = &ask.Asker{
+			Budget: s.budget, Guard: s.guard, Paused: s.Paused, Poison: s.Poison, Asked: s.Metrics.asked, Answered: s.Metrics.answered,
+		}
 	})
+}
+
+func (s *Shadow) budget() ask.Budget {
+	r := s.sampler.rates.Load()
+	return ask.Budget{Reads: r.ReadsPerSecond, Bytes: r.BytesPerSecond}
 }
 
 func orDefault[T int | time.Duration](v, d T) T {
@@ -115,7 +126,7 @@ func (s *Shadow) SetRates(r Rates) { s.sampler.rates.Store(&r) }
 // over which a member was lost.
 func (s *Shadow) Pause(paused bool) {
 	if was := s.sampler.paused.Swap(paused); was && !paused {
-		s.ask.forgive()
+		s.Poison.Forgive()
 	}
 	s.Metrics.pause(paused)
 }
@@ -191,23 +202,6 @@ func (s *Shadow) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// intake decodes calls into checks.
-func (s *Shadow) intake(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case c := <-s.calls:
-			s.held.Add(-int64(c.size()))
-			if !s.decoded.AllowN(time.Now(), c.size()) {
-				s.Metrics.dropped(dropBusy, 1)
-				continue
-			}
-			s.guard(func() { s.take(c) })
-		}
-	}
-}
-
 // guard keeps a panic of the shadow inside the shadow. GUARANTEE G2.
 func (s *Shadow) guard(f func()) {
 	defer func() {
@@ -219,71 +213,6 @@ func (s *Shadow) guard(f func()) {
 		}
 	}()
 	f()
-}
-
-// take turns a call into checks and queues those that are worth it.
-func (s *Shadow) take(c Call) {
-	targets, why := questions(c, rand.IntN)
-	if why != "" {
-		s.Metrics.skipped(why)
-		return
-	}
-	now := time.Now()
-	snap := s.Members.Snapshot()
-	current := epochs(connections(snap.Members))
-	for i, t := range targets {
-		known := s.verified
-		switch {
-		case t.old:
-			known = s.old
-		case t.kind == refusedWrite: // nothing was seen of its key; the looks that are under way count for it
-			known, t.seen = s.refused, []judge.KV{{Key: t.Key}}
-		}
-		if m := snap.Behind(c.Endpoint); t.servedBy == 0 && m != nil {
-			t.servedBy = m.ID // a refusal does not say who gave it
-		}
-		if known.all(t.seen, current, now) {
-			s.Metrics.dropped(dropVerified, 1)
-			continue
-		}
-		known.hold(t.seen, current, now, pendingLife)
-		one := &check{target: t, known: known, since: now}
-		if i == 0 {
-			one.bytes = c.size() // the targets of a call share its bytes
-		}
-		switch t.kind {
-		case refusedWrite:
-			for _, after := range refusedLooks {
-				look := *one
-				look.notBefore = now.Add(after)
-				s.look(&look)
-			}
-		case write:
-			one.notBefore = now.Add(settle)
-			s.enqueue(one)
-		default:
-			s.enqueue(one)
-		}
-	}
-}
-
-// look puts a second look into the queue, of which looks may fill a quarter:
-// whoever sends nothing but transactions that are refused must not keep the
-// others from being checked.
-func (s *Shadow) look(c *check) {
-	if s.queue.looks() > s.queue.max/4 {
-		s.Metrics.dropped(dropQueue, 1)
-		return
-	}
-	s.enqueue(c)
-}
-
-func (s *Shadow) enqueue(c *check) {
-	displaced, why := s.queue.push(c)
-	for _, d := range displaced {
-		d.known.remove(d.seen)
-	}
-	s.Metrics.dropped(why, len(displaced))
 }
 
 // work does checks, one at a time. What was sampled before the members are

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/etcd-parallax/parallax/shadow/ask"
 	"github.com/etcd-parallax/parallax/shadow/judge"
 )
 
@@ -78,7 +79,7 @@ func (s source) before(key, end []byte, revision int64, prev []*mvccpb.KeyValue)
 	if revision-1 < 2 {
 		return nil
 	}
-	return []target{s.target(judge.Question{Key: key, End: end, Revision: revision - 1}, s.claim(served, kvs(prev)...))}
+	return []target{s.target(judge.Question{Key: key, End: end, Revision: revision - 1}, s.claim(served, ask.KVs(prev)...))}
 }
 
 // txnQuestions asks for what the taken branch of a transaction read or wrote.
@@ -162,7 +163,7 @@ func tangled(branch []*pb.RequestOp) bool {
 	for i, op := range branch {
 		key, end, ok := written(op)
 		for _, other := range branch[:i] {
-			if k, e, w := written(other); ok && w && intersect(k, e, key, end) {
+			if k, e, w := written(other); ok && w && (judge.Question{Key: k, End: e}).Meets(judge.Question{Key: key, End: end}) {
 				return true
 			}
 		}
@@ -178,23 +179,6 @@ func written(op *pb.RequestOp) (key, end []byte, ok bool) {
 		return del.GetKey(), del.GetRangeEnd(), true
 	}
 	return nil, nil, false
-}
-
-// intersect tells whether two ranges of keys meet. An empty end is the one key,
-// an end of "\0" is everything from the key on.
-func intersect(a, aEnd, b, bEnd []byte) bool {
-	return before(a, b, bEnd) && before(b, a, aEnd)
-}
-
-// before tells whether key lies before the end of [from, end).
-func before(key, from, end []byte) bool {
-	switch {
-	case len(end) == 0:
-		return bytes.Compare(key, from) <= 0
-	case bytes.Equal(end, []byte{0}):
-		return true
-	}
-	return bytes.Compare(key, end) < 0
 }
 
 // refusedByMember tells whether a status was given by etcd's own refusal of the

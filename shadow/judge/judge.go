@@ -32,6 +32,22 @@ func (q Question) Covers(key []byte) bool {
 	return bytes.Compare(key, q.Key) >= 0 && bytes.Compare(key, q.End) < 0
 }
 
+// Meets tells whether two questions have a key in common. Here an end of "\x00" is everything from the key on, as in etcd.
+func (q Question) Meets(other Question) bool {
+	return other.reaches(q.Key) && q.reaches(other.Key)
+}
+
+// reaches tells whether key lies before the question's end.
+func (q Question) reaches(key []byte) bool {
+	switch {
+	case len(q.End) == 0:
+		return bytes.Compare(key, q.Key) <= 0
+	case bytes.Equal(q.End, []byte{0}):
+		return true
+	}
+	return bytes.Compare(key, q.End) < 0
+}
+
 // KV is a key as a member holds it.
 type KV struct {
 	Key, Value                                  []byte

@@ -61,13 +61,13 @@ func (m *Member) Turn(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// Range asks the member for one pinned read.
-func (m *Member) Range(ctx context.Context, key, end []byte, revision int64) Reply {
+// Range asks the member for one pinned read; of a range that has an end for at most limit keys, 0 is all.
+func (m *Member) Range(ctx context.Context, key, end []byte, revision, limit int64) Reply {
 	// One form only: full key-values, ascending by key, no sort, no filter, no
-	// limit, no keys_only. keys_only leaves out the lease on ≥ 3.7.0 (etcd
-	// #22209), a sort with ties differs between Go versions, and a limit does
-	// not limit the walk of the index.
-	req := &pb.RangeRequest{Key: key, RangeEnd: end, Revision: revision, Serializable: true}
+	// keys_only. keys_only leaves out the lease on ≥ 3.7.0 (etcd #22209), a sort
+	// with ties differs between Go versions. A limit does not limit the walk of
+	// the index: the end does.
+	req := &pb.RangeRequest{Key: key, RangeEnd: end, Revision: revision, Limit: limit, Serializable: true}
 	epoch, lost := m.link.epoch.Load(), m.link.lost.Load()
 	resp, err := m.link.kv.Range(ctx, req)
 	r := Reply{Range: resp, Err: err, Epoch: epoch}

@@ -225,7 +225,7 @@ func (s kvServer) Range(ctx context.Context, req *pb.RangeRequest) (*pb.RangeRes
 	if refusal != nil {
 		return nil, refusal
 	}
-	if !req.GetSerializable() || req.GetRevision() == 0 || req.GetLimit() != 0 || req.GetKeysOnly() {
+	if !req.GetSerializable() || req.GetRevision() == 0 || req.GetLimit() != 0 && len(req.GetRangeEnd()) == 0 || req.GetKeysOnly() {
 		return nil, status.Error(codes.Internal, "a shadow read that is not of the one form")
 	}
 	if req.GetRevision() > header.GetRevision() {

@@ -1,4 +1,4 @@
-package shadow
+package ask
 
 import (
 	"context"
@@ -18,17 +18,17 @@ import (
 func TestBudgetHoldsOverAMinute(t *testing.T) {
 	for _, c := range []struct {
 		name   string
-		rates  Rates
+		budget Budget
 		answer int     // bytes
 		want   float64 // reads a minute
 	}{
-		{"reads", Rates{ReadsPerSecond: 50, BytesPerSecond: 1 << 20}, 100, 3000},
-		{"bytes", Rates{ReadsPerSecond: 50, BytesPerSecond: 1 << 20}, 256 << 10, 240},
-		{"answers larger than a second's bytes", Rates{ReadsPerSecond: 50, BytesPerSecond: 1 << 20}, 10 << 20, 6},
+		{"reads", Budget{Reads: 50, Bytes: 1 << 20}, 100, 3000},
+		{"bytes", Budget{Reads: 50, Bytes: 1 << 20}, 256 << 10, 240},
+		{"answers larger than a second's bytes", Budget{Reads: 50, Bytes: 1 << 20}, 10 << 20, 6},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				a := &asker{rates: func() *Rates { return &c.rates }}
+				a := &Asker{Budget: func() Budget { return c.budget }}
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 				defer cancel()
 				n := 0
@@ -50,8 +50,8 @@ func TestBudgetHoldsOverAMinute(t *testing.T) {
 
 func TestBudgetCanChangeWhileRunning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &Rates{ReadsPerSecond: 1, BytesPerSecond: 1 << 20}
-		a := &asker{rates: func() *Rates { return r }}
+		b := Budget{Reads: 1, Bytes: 1 << 20}
+		a := &Asker{Budget: func() Budget { return b }}
 		reads := func() int {
 			n := 0
 			for begin := time.Now(); time.Since(begin) < time.Minute; n++ {
@@ -62,7 +62,7 @@ func TestBudgetCanChangeWhileRunning(t *testing.T) {
 			return n
 		}
 		before := reads()
-		r = &Rates{ReadsPerSecond: 10, BytesPerSecond: 1 << 20}
+		b = Budget{Reads: 10, Bytes: 1 << 20}
 		if after := reads(); before > 65 || after < 570 || after > 640 {
 			t.Errorf("%d, then %d reads a minute, want 60, then 600", before, after)
 		}
@@ -71,8 +71,7 @@ func TestBudgetCanChangeWhileRunning(t *testing.T) {
 
 func TestASpentBudgetIsNotWaitedForForever(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &Rates{ReadsPerSecond: 50, BytesPerSecond: 1 << 10}
-		acc := (&asker{rates: func() *Rates { return r }}).account(1)
+		acc := (&Asker{Budget: func() Budget { return Budget{Reads: 50, Bytes: 1 << 10} }}).account(1)
 		acc.charge(1 << 20) // 17 minutes' worth
 		begin := time.Now()
 		if acc.pay(t.Context()) == nil || time.Since(begin) > payPatience {
@@ -128,7 +127,7 @@ func TestKindOfAnswer(t *testing.T) {
 }
 
 func TestAPoisonedRangeCoversWhatItMeets(t *testing.T) {
-	a := &asker{poison: []judge.Question{{Key: []byte("b"), End: []byte("d")}, {Key: []byte("x")}}}
+	p := &Poison{ranges: []judge.Question{{Key: []byte("b"), End: []byte("d")}, {Key: []byte("x")}}}
 	for _, c := range []struct {
 		key, end string
 		want     bool
@@ -137,7 +136,7 @@ func TestAPoisonedRangeCoversWhatItMeets(t *testing.T) {
 		{"a", "b", false}, {"a", "b\x00", true}, {"c", "z", true}, {"d", "e", false}, {"w", "y", true}, {"a", "\x00", true},
 	} {
 		q := judge.Question{Key: []byte(c.key), End: []byte(c.end)}
-		if got := a.poisoned(q); got != c.want {
+		if got := p.Covers(q); got != c.want {
 			t.Errorf("[%q, %q): poisoned %v, want %v", c.key, c.end, got, c.want)
 		}
 	}
@@ -146,11 +145,11 @@ func TestAPoisonedRangeCoversWhatItMeets(t *testing.T) {
 // Who confirms goes before who begins.
 func TestABeginningWaitsForAConfirmation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := &asker{}
-		a.wait(t.Context()) // nobody rushes
-		one, two := a.rush(), a.rush()
+		a := &Asker{}
+		a.Wait(t.Context()) // nobody rushes
+		one, two := a.Rush(), a.Rush()
 		began := make(chan struct{})
-		go func() { a.wait(t.Context()); close(began) }()
+		go func() { a.Wait(t.Context()); close(began) }()
 		synctest.Wait()
 		one()
 		synctest.Wait()
@@ -161,10 +160,10 @@ func TestABeginningWaitsForAConfirmation(t *testing.T) {
 		}
 		two()
 		<-began
-		again := a.rush()
+		again := a.Rush()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		a.wait(ctx) // ends with its context
+		a.Wait(ctx) // ends with its context
 		again()
 	})
 }
