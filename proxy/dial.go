@@ -112,17 +112,20 @@ func (p *Proxy) dialMember(c *conn, first []byte) (*wire.Conn, string) {
 		}
 		p.Metrics.dialed(endpoint, err)
 		if err == nil {
-			if p.unreachable.CompareAndSwap(true, false) {
-				p.Logger.Info("an endpoint can be reached again", "endpoint", endpoint)
+			if c.from.unreachable.CompareAndSwap(true, false) {
+				p.Logger.Info("an endpoint can be reached again", "endpoint", endpoint, "address", c.from.Addr())
 			}
 			return member, endpoint
 		}
 		p.Logger.Debug("dial failed", "endpoint", endpoint, "error", err)
 		errs = errors.Join(errs, fmt.Errorf("%s: %w", endpoint, err))
 	}
-	if p.unreachable.CompareAndSwap(false, true) {
+	if errs == nil {
+		errs = errors.New("passthrough relays TLS, and no endpoint is https")
+	}
+	if c.from.unreachable.CompareAndSwap(false, true) {
 		p.Logger.Error("no endpoint can be reached, client connections are closed: "+
-			"check that the members run and that --endpoints names their client urls", "error", errs)
+			"check that the members run and that --endpoints names their client urls", "address", c.from.Addr(), "error", errs)
 	}
 	return nil, ""
 }

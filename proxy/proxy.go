@@ -64,8 +64,8 @@ type Proxy struct {
 	// DialTimeout bounds the dialing of one endpoint, with its TLS handshake. If zero, DefaultDialTimeout.
 	DialTimeout time.Duration
 
-	// HandshakeTimeout bounds a client's TLS handshake, and then the wait for its first bytes. If zero,
-	// DefaultHandshakeTimeout. There is no other limit on time: whether a quiet connection lives is the matter of
+	// HandshakeTimeout bounds a client's TLS handshake, then the wait for its first bytes, and in the end the
+	// wait for it to leave a connection that its member has ended. If zero, DefaultHandshakeTimeout. There is no other limit on time: whether a quiet connection lives is the matter of
 	// client and member.
 	HandshakeTimeout time.Duration
 
@@ -95,12 +95,11 @@ type Proxy struct {
 	initOnce sync.Once
 	initErr  error
 
-	rotation    rotation
-	targets     map[string]target // by endpoint
-	buffers     wire.Buffers
-	began       time.Time
-	unreachable atomic.Bool // no endpoint could be reached by the connection that tried last
-	panicked    atomic.Bool // a tap has; said once
+	rotation rotation
+	targets  map[string]target // by endpoint
+	buffers  wire.Buffers
+	began    time.Time
+	panicked atomic.Bool // a tap has; said once
 
 	stopping context.Context    // ends handshakes, dials and the accept loops' pauses
 	stop     context.CancelFunc // by Shutdown and Close

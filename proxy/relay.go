@@ -165,9 +165,13 @@ func (c *conn) pass(err error, to *wire.Conn) {
 		}
 		return // by end, which is at work on the other side as well
 	case to == c.member && errors.Is(err, os.ErrDeadlineExceeded):
-		// The client has had its time, see part.
+		// The client has had its time, see part and below.
 	case errors.Is(err, io.EOF):
 		if !errors.Is(to.CloseWrite(), errors.ErrUnsupported) {
+			if to == c.client {
+				// A client that hangs would keep its place among MaxConnections for as long as it does.
+				_ = c.client.SetReadDeadline(time.Now().Add(c.proxy.HandshakeTimeout))
+			}
 			return // if that fails it is gone, which the pump that reads it finds
 		}
 	default:

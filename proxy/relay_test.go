@@ -248,3 +248,19 @@ func TestMemberDies(t *testing.T) {
 		t.Errorf("the other connection: %q, %v", got, err)
 	}
 }
+
+// A client that stays on a connection that its member has ended is not waited for without end: it would keep its place.
+func TestAnOrphanIsEnded(t *testing.T) {
+	const request = "GET / HTTP/1.1\r\n\r\n"
+	p := &Proxy{Metrics: NewMetrics(nil), HandshakeTimeout: 200 * time.Millisecond, Endpoints: []string{member(t, func(c net.Conn) {
+		if _, err := io.ReadFull(c, make([]byte, len(request))); err == nil {
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
+		}
+	})}}
+	c := dialTCP(t, serve(t, ready(p)))
+	_, _ = io.WriteString(c, request)
+	if got, err := io.ReadAll(c); len(got) != 19 || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	nothingLeft(t, p) // though the client does not close
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,7 +24,8 @@ type Listener struct {
 	// accepts at the same address. If nil, there is none, and the listener is just closed.
 	Handover func(context.Context) bool
 
-	heir bool // what Handover said
+	heir        bool        // what Handover said
+	unreachable atomic.Bool // no endpoint could be reached by the connection that tried last
 }
 
 // Serve relays the connections of l until Shutdown or Close, and then returns ErrClosed. It may be called for
