@@ -21,7 +21,14 @@ const module = "github.com/etcd-parallax/parallax"
 
 // arrows are what a package may import of ours; nothing else.
 var arrows = map[string][]string{
-	"cmd/parallax":             {"config", "proxy", "proxy/certs", "proxy/tap", "proxy/transport", "shadow", "shadow/divergence", "shadow/member"},
+	"cmd/parallax": {
+		"cmd/parallax/inspect", "config", "proxy", "proxy/certs", "proxy/tap", "proxy/transport",
+		"shadow", "shadow/ask", "shadow/divergence", "shadow/follow", "shadow/judge", "shadow/member", "shadow/probe", "shadow/sweep",
+	},
+	"cmd/parallax/inspect": {
+		"docs", "proxy/certs", "shadow/ask", "shadow/diagnose", "shadow/divergence", "shadow/divergence/record", "shadow/judge", "shadow/member", "shadow/sweep",
+	},
+	"docs":                     nil,
 	"config":                   nil,
 	"proxy":                    {"proxy/goaway", "proxy/tap", "proxy/transport", "proxy/wire"},
 	"proxy/certs":              nil,
@@ -29,9 +36,16 @@ var arrows = map[string][]string{
 	"proxy/tap":                nil,
 	"proxy/transport":          nil,
 	"proxy/wire":               nil,
-	"shadow":                   {"shadow/ask", "shadow/divergence", "shadow/judge", "shadow/member"},
+	"shadow":                   {"shadow/ask", "shadow/divergence", "shadow/evidence", "shadow/judge", "shadow/member"},
+	"shadow/diagnose":          {"shadow/ask", "shadow/judge", "shadow/judge/drift", "shadow/member"},
+	"shadow/evidence":          {"shadow/divergence", "shadow/judge", "shadow/member"},
+	"shadow/follow":            {"shadow/ask", "shadow/divergence", "shadow/divergence/record", "shadow/judge", "shadow/member"},
+	"shadow/judge/drift":       nil,
+	"shadow/probe":             {"shadow/divergence", "shadow/judge", "shadow/judge/drift", "shadow/member"},
+	"shadow/sweep":             {"shadow/ask", "shadow/divergence", "shadow/evidence", "shadow/judge", "shadow/member"},
 	"shadow/ask":               {"shadow/judge", "shadow/member"},
-	"shadow/divergence":        nil,
+	"shadow/divergence":        {"shadow/divergence/record"},
+	"shadow/divergence/record": nil,
 	"shadow/judge":             nil,
 	"shadow/member":            nil,
 	"shadow/member/membertest": nil,

@@ -127,6 +127,17 @@ type Config struct {
 	VerifiedFor time.Duration
 	// LagBudget is how long a member may be behind before its answer is called missing, > 0. Option lag-budget, default 2s.
 	LagBudget time.Duration
+
+	// Sweep compares the whole key space over and over. Option sweep, default true.
+	Sweep bool
+	// SweepMaxBytesPerSecond is its budget per member in bytes/s, > 0. Option of the same name, default 4 MiB. Reloadable.
+	SweepMaxBytesPerSecond int64
+	// SweepInterval is the time for one sweep; 0 is as fast as the budget allows. Option sweep-interval, default 24h.
+	SweepInterval time.Duration
+	// DataDir keeps the position of the sweep; empty means nowhere. Option data-dir, default none.
+	DataDir string
+	// ProbeAuth compares auth revisions. Option probe-auth, default false.
+	ProbeAuth bool
 }
 
 // PrefixRate holds the sampling shares (0 to 1) of the keys that start with Prefix, which is never empty.

@@ -81,6 +81,9 @@ func TestDefaults(t *testing.T) {
 		VerifiedKeys:            65536,
 		VerifiedFor:             time.Minute,
 		LagBudget:               2 * time.Second,
+		Sweep:                   true,
+		SweepMaxBytesPerSecond:  4 << 20,
+		SweepInterval:           24 * time.Hour,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)

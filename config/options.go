@@ -76,7 +76,7 @@ func options() []option {
 		row("endpoints", func(c *Config) *[]URL { return &c.Endpoints }, urls(endpoint), []URL{{"http", "127.0.0.1:2379"}},
 			"client addresses of the etcd members, http://HOST:PORT, https://HOST:PORT or HOST:PORT (http)"),
 	}
-	return slices.Concat(addresses, listenerOptions(), memberOptions(), operatorOptions(), shadowOptions())
+	return slices.Concat(addresses, listenerOptions(), memberOptions(), operatorOptions(), shadowOptions(), sweepOptions())
 }
 
 const (
@@ -117,7 +117,7 @@ func listenerOptions() []option {
 		row("max-connections-per-peer", func(c *Config) *int { return &c.MaxConnectionsPerPeer }, count(0, maxConnections), 5_000,
 			"how many of them one client address may have, never more than --max-connections; 0: no limit of its own"),
 		row("handshake-timeout", func(c *Config) *time.Duration { return &c.HandshakeTimeout }, duration(1, long), 10*time.Second,
-			"how long a client may take for the TLS handshake, and then for its first bytes"),
+			"how long a client may take for the TLS handshake, then for its first bytes, and to leave when its member has ended the connection"),
 	}
 }
 
@@ -194,6 +194,21 @@ func shadowOptions() []option {
 			"how long a key that was found equal is not asked for again"),
 		row("lag-budget", func(c *Config) *time.Duration { return &c.LagBudget }, duration(1, long), 2*time.Second,
 			"how long a check waits for a member that is behind"),
+	}
+}
+
+func sweepOptions() []option {
+	return []option{
+		row("sweep", func(c *Config) *bool { return &c.Sweep }, boolean(), true,
+			"compare the whole key space, page by page, over and over; of several Parallaxes before one cluster, one is enough"),
+		row("sweep-max-bytes-per-second", func(c *Config) *int64 { return &c.SweepMaxBytesPerSecond }, size(1, 1<<40), 4<<20,
+			"budget of the sweep for each member, as 4MiB or 4194304").reload(),
+		row("sweep-interval", func(c *Config) *time.Duration { return &c.SweepInterval }, duration(0, 366*24*time.Hour), 24*time.Hour,
+			"time for one sweep, which goes as slowly as that allows; 0: as fast as its budget allows"),
+		row("data-dir", func(c *Config) *string { return &c.DataDir }, text("folder"), "",
+			"folder in which the position of the sweep outlives a restart; none: it begins anew"),
+		row("probe-auth", func(c *Config) *bool { return &c.ProbeAuth }, boolean(), false,
+			"compare the members' auth revisions every few minutes (etcd 3.5 and later, needs root up to 3.6; each look is an entry in the raft log)"),
 	}
 }
 

@@ -116,7 +116,10 @@ func drawConfig(rt *rapid.T) *Config {
 	say("dial-timeout", short)
 	say("lag-budget", short)
 	say("verified-for", durations)
-	for _, name := range []string{"enable-pprof", "discover-members", "shadow", "reuse-port", "move-clients"} {
+	say("data-dir", words)
+	say("sweep-interval", durations)
+	say("sweep-max-bytes-per-second", rapid.StringMatching(`[1-9][0-9]{0,8}|[1-9][0-9]{0,2}(B|KiB|MiB|GiB)`))
+	for _, name := range []string{"enable-pprof", "discover-members", "shadow", "reuse-port", "move-clients", "sweep", "probe-auth"} {
 		say(name, bools)
 	}
 	if c.Shadow {

@@ -122,6 +122,23 @@ func TestAListNamesItsDifferingKeys(t *testing.T) {
 	}
 }
 
+// A write that did not come through Parallax is looked at when a watcher that did is told of it.
+func TestAnEventIsLookedAt(t *testing.T) {
+	t.Parallel()
+	c := cluster.StartT(t, cluster.Options{Version: binary.Etcd36})
+	edited := inject(t, c, c.Members[0])
+	p := parallax.StartT(t, parallax.Options{Endpoints: c.Endpoints(), Race: true, Flags: []string{"--sweep=false"}})
+	events := connect(t, p.ClientURL).Watch(t.Context(), "/written/", clientv3.WithPrefix(), clientv3.WithCreatedNotify())
+	if created := <-events; created.Err() != nil {
+		t.Fatal(created.Err())
+	}
+	if _, err := c.Client().Put(t.Context(), "/written/key-missing", "new"); err != nil { // past Parallax
+		t.Fatal(err)
+	}
+	named(t, p, edited, "/written/key-missing", "version")
+	once(t, p)
+}
+
 // etcd #18667: one ordinary transaction makes members differ, and 3.7 is cured.
 func TestTxn18667IsNamed(t *testing.T) {
 	for _, version := range []string{binary.Etcd35, binary.Etcd36} {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/etcd-parallax/parallax/shadow/divergence"
+	"github.com/etcd-parallax/parallax/shadow/evidence"
 	"github.com/etcd-parallax/parallax/shadow/judge"
 	"github.com/etcd-parallax/parallax/shadow/member"
 )
@@ -171,11 +172,15 @@ func (s *Shadow) conclude(ctx context.Context, c *check, v judge.Verdict) {
 	switch v.Outcome {
 	case judge.Inconclusive:
 		s.leave(c, now)
+		if lagging(c.first) {
+			s.Doubt(false)
+		}
 	case judge.Consistent:
 		s.equal(c, now)
 	case judge.Divergent:
 		for _, e := range s.evidence(ctx, c, v.Diffs) {
 			s.Log.Confirm(e)
+			s.Found(e.Cluster, e.Key, e.Revision)
 		}
 	}
 }
@@ -222,15 +227,15 @@ func (s *Shadow) leave(c *check, now time.Time) {
 func (s *Shadow) evidence(ctx context.Context, c *check, diffs []judge.Diff) []divergence.Evidence {
 	var newest []judge.Answer
 	var highest int64
-	if slices.ContainsFunc(diffs, unclassified) {
+	if slices.ContainsFunc(diffs, evidence.Moves) {
 		newest, highest = s.askNewest(ctx, c)
 	}
-	voters := s.Members.Snapshot().Voters
+	now := s.Members.Snapshot()
 	all := make([]divergence.Evidence, len(diffs))
 	for i, proved := range diffs {
 		d, moved := judge.Shifted(proved, c.first, newest)
-		all[i] = c.evidence(d, voters)
-		if moved && unclassified(proved) {
+		all[i] = c.evidence(now, d)
+		if moved && evidence.Moves(proved) {
 			all[i].Revision = highest // at which, once all are there, they answer as recorded
 		}
 	}
@@ -242,30 +247,11 @@ func (s *Shadow) askNewest(ctx context.Context, c *check) ([]judge.Answer, int64
 	return s.ask.Newest(ctx, c.heard(), c.Question)
 }
 
-// unclassified tells whether it is open if a key really differs or only moved.
-func unclassified(d judge.Diff) bool {
-	_, moved := judge.Shifted(d, nil, nil)
-	return d.Rule == judge.RulePIN && !moved
-}
-
-func (c *check) evidence(d judge.Diff, voters []uint64) divergence.Evidence {
-	basis, differs := judge.WhoDiffers(d, voters)
-	e := divergence.Evidence{
-		Cluster: c.cluster, Rule: string(d.Rule), Key: d.Key, Revision: c.Revision, Fields: d.Fields.Names(),
-		Basis: divergence.Basis(basis), Differs: c.named(differs), At: time.Now(),
-		Trigger: divergence.Trigger{
-			Kind: string(c.kind), Method: c.method, ServedBy: c.servedBy,
-			ServedDiffering: c.servedOneOf(d, differs),
-		},
-	}
-	for _, g := range d.Groups {
-		group := divergence.Group{Members: c.named(g.Members), State: state(g.KV)}
-		if g.Claimed { // the log puts what was said first
-			e.Groups = slices.Insert(e.Groups, 0, group)
-			continue
-		}
-		e.Groups = append(e.Groups, group)
-	}
+func (c *check) evidence(p *member.Snapshot, d judge.Diff) divergence.Evidence {
+	_, differs := judge.WhoDiffers(d, p.Voters)
+	e := evidence.Of(p, c.Revision, d)
+	e.Cluster = c.cluster
+	e.Trigger = divergence.Trigger{Kind: string(c.kind), Method: c.method, ServedBy: c.servedBy, ServedDiffering: c.servedOneOf(d, differs)}
 	return e
 }
 
@@ -279,29 +265,6 @@ func (c *check) servedOneOf(d judge.Diff, differs []uint64) bool {
 		return slices.Contains(differs, c.servedBy)
 	}
 	return slices.ContainsFunc(d.Groups, func(g judge.Group) bool { return slices.Contains(g.Members, c.servedBy) })
-}
-
-func state(kv *judge.KV) divergence.State {
-	if kv == nil {
-		return divergence.State{}
-	}
-	return divergence.State{
-		Present: true, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version, Lease: kv.Lease, Value: kv.Value,
-	}
-}
-
-// named gives members their names and URLs.
-func (c *check) named(ids []uint64) []divergence.Member {
-	named := make([]divergence.Member, len(ids))
-	for i, id := range ids {
-		named[i] = divergence.Member{ID: id}
-		for _, m := range c.members {
-			if m.ID == id {
-				named[i].Name, named[i].Endpoint = m.Name, m.URL
-			}
-		}
-	}
-	return named
 }
 
 // epochs is a fingerprint of the connections that answered: what was verified

@@ -20,7 +20,7 @@ func (s *Shadow) intake(ctx context.Context) {
 				s.Metrics.dropped(dropBusy, 1)
 				continue
 			}
-			s.guard(func() { s.take(c) })
+			s.Guard(func() { s.take(c) })
 		}
 	}
 }
@@ -57,12 +57,13 @@ func (s *Shadow) take(c Call) {
 		}
 		switch t.kind {
 		case refusedWrite:
+			s.Doubt(true)
 			for _, after := range refusedLooks {
 				look := *one
 				look.notBefore = now.Add(after)
 				s.look(&look)
 			}
-		case write:
+		case write, watch:
 			one.notBefore = now.Add(settle)
 			s.enqueue(one)
 		default:

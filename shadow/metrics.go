@@ -35,12 +35,12 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "parallax_shadow_" + name, Help: help}, labels)
 	}
-	calls := counter("calls_total", "Calls that could be sampled, by kind (read, write) and whether they were (outcome: sampled, or why not).", "kind", "outcome")
+	calls := counter("calls_total", "Calls that could be sampled, by kind (read, write, watch: messages to watchers) and whether they were (outcome: sampled, or why not).", "kind", "outcome")
 	m := &Metrics{
 		calls:   map[outcome]prometheus.Counter{},
 		drops:   counter("dropped_total", "Sampled calls and checks that were dropped, by reason.", "reason"),
 		skips:   counter("skipped_total", "Sampled calls that give no question, by reason.", "reason"),
-		checks:  counter("checks_total", "Checks that ended, by kind (read, write, refused-write, recheck), verdict and, where inconclusive, reason.", "kind", "verdict", "reason"),
+		checks:  counter("checks_total", "Checks that ended, by kind (read, write, watch, refused-write, recheck), verdict and, where inconclusive, reason.", "kind", "verdict", "reason"),
 		retries: prometheus.NewCounter(prometheus.CounterOpts{Name: "parallax_shadow_retries_total", Help: "Rounds put off because a member had not applied the revision yet."}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "parallax_shadow_check_duration_seconds", Help: "From the observed call to the verdict, in seconds.",
@@ -51,7 +51,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		poison: prometheus.NewGauge(prometheus.GaugeOpts{Name: "parallax_shadow_poisoned_ranges", Help: "Ranges that are not read any more, because a member was lost while it read them; to pause the shadow and let it go on lets them be read again."}),
 		paused: prometheus.NewGauge(prometheus.GaugeOpts{Name: "parallax_shadow_paused", Help: "1 while the shadow is paused."}),
 	}
-	for _, k := range []kind{read, write} {
+	for _, k := range []kind{read, write, watch} {
 		for why, label := range map[dropped]string{taken: "sampled", dropShare: string(dropShare), dropBusy: string(dropBusy), dropPaused: string(dropPaused)} {
 			m.calls[outcome{k, why}] = calls.WithLabelValues(string(k), label)
 		}

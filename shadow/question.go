@@ -20,6 +20,7 @@ const (
 	methodPut         = "/etcdserverpb.KV/Put"
 	methodDelete      = "/etcdserverpb.KV/DeleteRange"
 	methodTxn         = "/etcdserverpb.KV/Txn"
+	methodWatch       = "/etcdserverpb.Watch/Watch"
 )
 
 // Bounds of one question. Of a list, a slice of neighboring keys is asked,
@@ -40,6 +41,7 @@ const (
 	write        kind = "write"
 	refusedWrite kind = "refused-write"
 	recheck      kind = "recheck"
+	watch        kind = "watch"
 )
 
 // target is one question with what is known of its answer.
@@ -68,6 +70,9 @@ const (
 // questions turns a call into pinned reads. It is pure; pick(n) chooses a
 // number below n, and decides which slice of a list is asked.
 func questions(c Call, pick func(n int) int) ([]target, skipped) {
+	if c.Method == methodWatch {
+		return watchQuestion(c, pick)
+	}
 	if c.Code != 0 {
 		if c.Method == methodTxn && refusedByMember(c.Code) {
 			return refusedTxn(c)

@@ -18,7 +18,7 @@ import (
 // The transcripts in testdata/question tell, call by call, what is asked of the
 // members and what the client was told. A case is
 //
-//	Put|Range|RangeStream|DeleteRange|Txn [epoch=N] [code=N] [cut=BYTES]
+//	Put|Range|RangeStream|DeleteRange|Txn|Watch [epoch=N] [code=N] [cut=BYTES]
 //	the request, as text
 //	==
 //	the answer, as text (several messages of a stream are split by ==)
@@ -42,6 +42,9 @@ func TestQuestionTranscripts(t *testing.T) {
 
 func parseCall(t *testing.T, d *datadriven.TestData) Call {
 	c := Call{Method: "/etcdserverpb.KV/" + d.Cmd, Epoch: 1}
+	if d.Cmd == "Watch" {
+		c.Method = methodWatch
+	}
 	d.MaybeScanArgs(t, "epoch", &c.Epoch)
 	d.MaybeScanArgs(t, "code", &c.Code)
 	parts := strings.Split(d.Input, "==\n")
@@ -68,6 +71,8 @@ func messages(t *testing.T, method string) (req, resp proto.Message) {
 		return &pb.PutRequest{}, &pb.PutResponse{}
 	case "DeleteRange":
 		return &pb.DeleteRangeRequest{}, &pb.DeleteRangeResponse{}
+	case "Watch":
+		return &pb.WatchRequest{}, &pb.WatchResponse{}
 	case "Txn":
 		return &pb.TxnRequest{}, &pb.TxnResponse{}
 	}

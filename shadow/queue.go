@@ -86,7 +86,7 @@ func (q *queue) put(c *check) {
 	switch {
 	case c.first != nil || c.kind == refusedWrite || c.kind == recheck:
 		q.due = append(q.due, c)
-	case c.kind == read:
+	case c.kind == read || c.kind == watch:
 		q.reads = append(q.reads, c)
 	default:
 		q.writes = append(q.writes, c)

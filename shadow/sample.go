@@ -54,6 +54,7 @@ type sampler struct {
 	paused  atomic.Bool
 	waiting func() int // targets in the queue
 	gate    [2]gate    // of reads and writes
+	events  gate       // of messages to watchers
 }
 
 // gatePerRead bounds the calls that are decoded in a second, as a multiple of
@@ -107,6 +108,19 @@ func (s *sampler) late(method string, k kind, request []byte, now time.Time) (wh
 		return "", false
 	}
 	return s.sample(r, k, firstKey(method, request), now), true
+}
+
+// event decides on a message to a watcher. The write that it tells of has most often been seen itself, and each watcher is told of it:
+// events are followed only while nothing else fills the budget.
+func (s *sampler) event(now time.Time) dropped {
+	r := s.rates.Load()
+	if s.paused.Load() || r.ReadsPerSecond <= 0 || r.BytesPerSecond <= 0 {
+		return dropPaused
+	}
+	if p := s.events.open(now, r.ReadsPerSecond); p < 1 && rand.Float64() >= p || float64(s.waiting()) >= r.ReadsPerSecond {
+		return dropBusy
+	}
+	return taken
 }
 
 func (s *sampler) sample(r *Rates, k kind, key []byte, now time.Time) dropped {

@@ -43,6 +43,11 @@ type Shadow struct {
 	Logger  *slog.Logger // nil: silent
 	Poison  *ask.Poison  // ranges that are not read; nil: its own
 
+	// Both may be nil, and must not block. Found is told of each sighting of a key on which members differ; Doubt of what PIN cannot judge: a
+	// member that stays behind (it may be stuck, REV), and a write that was refused (etcd #18667).
+	Found func(cluster uint64, key []byte, revision int64)
+	Doubt func(refused bool)
+
 	LagBudget    time.Duration // that a member gets to apply a revision; 0 is 2 s
 	QueueSize    int           // calls, and checks, that wait; 0 is 4,096
 	VerifiedKeys int           // remembered; 0 is 65,536
@@ -70,6 +75,8 @@ const (
 	// requestBytes and answerBytes are copied of one call at most.
 	requestBytes = 1 << 20
 	answerBytes  = 512 << 10
+	// watchBytes are copied of a watcher's request, and of one message to it.
+	watchBytes = 64 << 10
 	// decodeBytes are looked at in a second: what was verified a moment ago costs
 	// no read, but it has to be decoded to be known.
 	decodeBytes = 16 << 20
@@ -89,6 +96,12 @@ func (s *Shadow) Init(r Rates) {
 	s.once.Do(func() {
 		size := orDefault(s.QueueSize, 4096)
 		s.calls = make(chan Call, size)
+		if s.Found == nil {
+			s.Found = func(uint64, []byte, int64) {}
+		}
+		if s.Doubt == nil {
+			s.Doubt = func(bool) {}
+		}
 		s.queue = newQueue(size, func() int { return int(s.sampler.rates.Load().ReadsPerSecond) })
 		s.sampler.waiting = s.queue.len
 		s.verified = newVerified(orDefault(s.VerifiedKeys, 65536), orDefault(s.VerifiedFor, time.Minute))
@@ -98,11 +111,18 @@ func (s *Shadow) Init(r Rates) {
 		if s.Poison == nil {
 			s.Poison = &ask.Poison{Logger: s.Logger, Changed: s.Metrics.poisoned}
 		}
-		s.ask = &ask.Asker{
-			Budget: s.budget, Guard: s.guard, Paused: s.Paused, Poison: s.Poison, Asked: s.Metrics.asked, Answered: s.Metrics.answered,
-		}
+		s.ask = s.Asker(s.budget, s.Metrics.asked, s.Metrics.answered)
 	})
 }
+
+// Asker is for another reader beside the shadow, after Init: with a budget and
+// counts of its own, and the same pause and poisoned ranges.
+func (s *Shadow) Asker(budget func() ask.Budget, asked func(uint64, judge.Kind), answered func(uint64, int)) *ask.Asker {
+	return &ask.Asker{Budget: budget, Guard: s.Guard, Paused: s.Paused, Poison: s.Poison, Asked: asked, Answered: answered}
+}
+
+// Yield returns when no check confirms what it suspects.
+func (s *Shadow) Yield(ctx context.Context) { s.ask.Wait(ctx) }
 
 func (s *Shadow) budget() ask.Budget {
 	r := s.sampler.rates.Load()
@@ -137,6 +157,12 @@ func (s *Shadow) Paused() bool { return s.sampler.paused.Load() }
 // Request tells how many bytes of a request to copy at most; 0 where nobody
 // wants the call.
 func (s *Shadow) Request(method string) int {
+	if s.Watch(method) {
+		if r := s.sampler.rates.Load(); r.ReadsPerSecond <= 0 || r.BytesPerSecond <= 0 {
+			return 0
+		}
+		return watchBytes
+	}
 	k, known := methodKind(method)
 	if !known {
 		return 0
@@ -153,6 +179,9 @@ func (s *Shadow) Request(method string) int {
 // Answer decides, when the request is known, how many bytes of the answer to
 // copy; 0 where the call is not sampled.
 func (s *Shadow) Answer(method string, request []byte) int {
+	if s.Watch(method) {
+		return watchBytes
+	}
 	k, known := methodKind(method)
 	if !known {
 		return 0
@@ -164,6 +193,16 @@ func (s *Shadow) Answer(method string, request []byte) int {
 		}
 	}
 	return answerBytes
+}
+
+// Watch tells whether the answers of a method are events, which are followed one by one.
+func (s *Shadow) Watch(method string) bool { return method == methodWatch }
+
+// Event tells whether a message to a watcher is to be copied.
+func (s *Shadow) Event() bool {
+	why := s.sampler.event(time.Now())
+	s.Metrics.sampled(watch, why)
+	return why == taken
 }
 
 // Observe takes a finished call. GUARANTEE G2: it never blocks; when there is
@@ -202,8 +241,8 @@ func (s *Shadow) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// guard keeps a panic of the shadow inside the shadow. GUARANTEE G2.
-func (s *Shadow) guard(f func()) {
+// Guard keeps a panic of the shadow inside the shadow. GUARANTEE G2.
+func (s *Shadow) Guard(f func()) {
 	defer func() {
 		if recover() != nil {
 			s.Metrics.dropped(dropPanic, 1)
@@ -233,7 +272,7 @@ func (s *Shadow) work(ctx context.Context) {
 			s.Metrics.dropped(dropPaused, 1)
 			continue
 		}
-		s.guard(func() {
+		s.Guard(func() {
 			v, done := s.run(ctx, c)
 			switch {
 			case ctx.Err() != nil: // answers were cut short by our own stop
@@ -257,7 +296,7 @@ func (s *Shadow) recheckOpen(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		s.guard(s.recheckSome)
+		s.Guard(s.recheckSome)
 	}
 }
 

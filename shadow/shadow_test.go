@@ -345,7 +345,7 @@ func TestObserveNeverBlocks(t *testing.T) {
 func TestAPanicStaysInTheShadow(t *testing.T) {
 	r := newRig(t)
 	r.allHold(red())
-	r.guard(func() { panic("over a call") })
+	r.Guard(func() { panic("over a call") })
 	r.ask.Each(r.Members.Snapshot().Members, func(int, *member.Member) { panic("over a member's answer") })
 	if n := testutil.ToFloat64(r.Metrics.drops.WithLabelValues(string(dropPanic))); n != 4 {
 		t.Errorf("%v panics counted, of 4", n)

@@ -41,6 +41,39 @@ func (s source) putTargets(req *pb.PutRequest, resp *pb.PutResponse, revision in
 	return targets
 }
 
+// watchQuestion asks about one event of those that a watcher was sent together. An event tells of a write that need not have come
+// through this Parallax: a PUT what the key held at its revision (WATCH), a DELETE only that it is worth asking. An event that is
+// missing says nothing (etcd #15271, #17529, #18089).
+func watchQuestion(c Call, pick func(n int) int) ([]target, skipped) {
+	var resp pb.WatchResponse
+	if c.Truncated {
+		return nil, skipTruncated
+	}
+	if len(c.Responses) == 0 { // the end of the stream
+		return nil, skipNothing
+	}
+	if proto.Unmarshal(c.Responses[0], &resp) != nil {
+		return nil, skipUndecodable
+	}
+	if len(resp.GetEvents()) == 0 {
+		return nil, skipNothing
+	}
+	event := resp.GetEvents()[pick(len(resp.GetEvents()))]
+	kv := ask.KVs(one(event.GetKv()))
+	if len(kv) == 0 || kv[0].ModRevision < 2 {
+		return nil, skipUnpinned
+	}
+	s := source{call: c, header: resp.GetHeader(), kind: watch, noClaims: event.GetType() != mvccpb.Event_PUT}
+	claim := s.claim(served&^judge.Present, kv...)
+	claim.Event = true
+	t := s.target(judge.Question{Key: kv[0].Key, Revision: kv[0].ModRevision}, claim)
+	t.seen = kv
+	if s.noClaims {
+		t.seen = []judge.KV{{Key: kv[0].Key}}
+	}
+	return []target{t}, ""
+}
+
 func deleteQuestion(c Call) ([]target, skipped) {
 	var req pb.DeleteRangeRequest
 	var resp pb.DeleteRangeResponse

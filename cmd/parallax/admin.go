@@ -28,11 +28,11 @@ type check struct {
 // GUARANTEE G2: No fault, delay or overload of the shadow changes, delays or ends client traffic. Only a mistake in syntax, client listener or TLS stops the
 // start: an admin port that is busy is reported and tried again, and no error of this listener leaves Run.
 type admin struct {
-	addresses []string                // host:port
-	metrics   prometheus.Gatherer     // of /metrics
-	checks    []check                 // of /readyz
-	handlers  map[string]http.Handler // further pages, by pattern of http.ServeMux; may be nil
-	pprof     bool                    // serve /debug/pprof/
+	addresses []string            // host:port
+	metrics   prometheus.Gatherer // of /metrics
+	checks    []check             // of /readyz
+	coverage  func() []string     // what is looked at, for /readyz?verbose; may be nil
+	pprof     bool                // serve /debug/pprof/
 	log       *slog.Logger
 
 	retryFirst time.Duration // wait before a busy port is tried again, doubled each time; if 0, 500 ms
@@ -135,9 +135,6 @@ func (a *admin) handler() http.Handler {
 		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
-	for pattern, handler := range a.handlers {
-		mux.Handle(pattern, handler)
-	}
 	return mux
 }
 
@@ -151,6 +148,11 @@ func (a *admin) readyz(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(&list, "[-]%s failed: %v\n", c.name, err)
 		} else {
 			fmt.Fprintf(&list, "[+]%s ok\n", c.name)
+		}
+	}
+	if a.coverage != nil && r.URL.Query().Has("verbose") {
+		for _, line := range a.coverage() {
+			fmt.Fprintf(&list, "[i]coverage %s\n", line)
 		}
 	}
 	if r.URL.Query().Has("verbose") || status != http.StatusOK {

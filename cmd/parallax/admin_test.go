@@ -96,7 +96,7 @@ func TestAdminPages(t *testing.T) {
 		}
 		return nil
 	}}}
-	a.handlers = map[string]http.Handler{"GET /more": http.NotFoundHandler()}
+	a.coverage = func() []string { return []string{"REV: 2 of 3 members"} }
 	url := serveAdmin(t, a)
 
 	expect := func(path string, status int, body string) {
@@ -107,11 +107,10 @@ func TestAdminPages(t *testing.T) {
 	}
 	expect("/livez", 200, "ok\n")
 	expect("/readyz", 200, "ok\n")
-	expect("/readyz?verbose", 200, "[+]listening ok\n[+]member ok\nok\n")
+	expect("/readyz?verbose", 200, "[+]listening ok\n[+]member ok\n[i]coverage REV: 2 of 3 members\nok\n")
 	unreachable.Store(true)
 	expect("/readyz", 503, "[+]listening ok\n[-]member failed: no member is reachable\nnot ready\n")
 	expect("/livez", 200, "ok\n")
-	expect("/more", 404, "404 page not found\n")
 	expect("/debug/pprof/", 404, "404 page not found\n")
 	if _, body := get(t, url+"/metrics"); !strings.Contains(body, "parallax_test_total 1\n") {
 		t.Errorf("/metrics: %s", body)
@@ -182,19 +181,19 @@ func TestStopEndsStreamsAndIdleClients(t *testing.T) {
 	streaming, streamEnd := make(chan struct{}), make(chan error, 1)
 	stop := errors.New("stop")
 	a := newTestAdmin(io.Discard)
-	a.handlers = map[string]http.Handler{"GET /stream": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	stream := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusOK)
 		close(streaming)
 		<-r.Context().Done()
 		streamEnd <- context.Cause(r.Context())
-	})}
+	})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- a.serve(ctx, listener, a.handler()) }()
+	go func() { ended <- a.serve(ctx, listener, stream) }()
 	silent, err := net.Dial("tcp", listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)

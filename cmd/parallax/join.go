@@ -27,7 +27,11 @@ type ear struct{ shadow *shadow.Shadow }
 func (e ear) Request(method string) int { return e.shadow.Request(method) }
 
 func (e ear) Response(method string, request []byte) tap.Limits {
-	return tap.Limits{Bytes: e.shadow.Answer(method, request)}
+	l := tap.Limits{Bytes: e.shadow.Answer(method, request)}
+	if e.shadow.Watch(method) {
+		l.Each, l.Wanted = true, e.shadow.Event
+	}
+	return l
 }
 
 func (e ear) Observe(c tap.Call) {
@@ -119,7 +123,12 @@ func (s *server) listen(ctx context.Context, u config.URL) (*proxy.Listener, err
 
 // methods of etcd, that the metrics tell apart.
 func methods() []string {
-	var list []string
+	list := []string{ // of services whose descriptions belong to etcd's server module
+		"/v3electionpb.Election/Campaign", "/v3electionpb.Election/Proclaim", "/v3electionpb.Election/Leader",
+		"/v3electionpb.Election/Observe", "/v3electionpb.Election/Resign",
+		"/v3lockpb.Lock/Lock", "/v3lockpb.Lock/Unlock",
+		"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch",
+	}
 	for _, service := range []grpc.ServiceDesc{
 		pb.KV_ServiceDesc, pb.Watch_ServiceDesc, pb.Lease_ServiceDesc, pb.Cluster_ServiceDesc, pb.Maintenance_ServiceDesc, pb.Auth_ServiceDesc,
 	} {

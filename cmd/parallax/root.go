@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-parallax/parallax/cmd/parallax/inspect"
 	"github.com/etcd-parallax/parallax/config"
 )
 
@@ -50,8 +51,18 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if killed, ok := errors.AsType[secondSignalError](err); ok {
 		return killed.exitCode()
 	}
+	found, inspected := errors.AsType[inspect.ExitError](err)
+	if inspected && found.Err == nil {
+		return found.Code // the command has said what it found
+	}
 	_, _ = fmt.Fprintf(errOut, "parallax: %v\n", err) // an asyncWriter does not fail
+	if inspected {
+		return found.Code
+	}
 	if _, ok := errors.AsType[usageError](err); ok {
+		return exitUsage
+	}
+	if _, ok := errors.AsType[inspect.UsageError](err); ok {
 		return exitUsage
 	}
 	if _, ok := errors.AsType[config.Problems](err); ok {
@@ -76,7 +87,8 @@ differ at one revision, it says so: which key, which members, which revision, wh
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())}
 	})
-	root.AddCommand(serveCommand(environ, stdout, stderr), configCommand(environ), versionCommand())
+	root.AddCommand(serveCommand(environ, stdout, stderr), inspect.Check(stdout, stderr), inspect.Diagnose(stdout, stderr), inspect.Runbook(stdout),
+		configCommand(environ), versionCommand())
 	root.InitDefaultHelpCmd()
 	for _, sub := range root.Commands() {
 		if sub.Name() == "help" {

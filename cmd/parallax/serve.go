@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -12,11 +11,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"google.golang.org/grpc/grpclog"
 
 	"github.com/etcd-parallax/parallax/config"
 	"github.com/etcd-parallax/parallax/proxy"
-	"github.com/etcd-parallax/parallax/shadow"
 	"github.com/etcd-parallax/parallax/shadow/divergence"
 	"github.com/etcd-parallax/parallax/shadow/member"
 )
@@ -31,7 +28,7 @@ type server struct {
 	members   *member.Set
 	proxy     *proxy.Proxy      // nil: an observer without clients
 	listeners []*proxy.Listener // of clients
-	shadow    *shadow.Shadow    // nil with --shadow=false
+	readers   *readers          // nil with --shadow=false
 	records   *divergence.Log   // nil with --shadow=false
 	file      *divergence.File  // nil where the records go to stdout
 	admin     *admin
@@ -54,9 +51,6 @@ func newServer(ctx context.Context, cfg *config.Config, p process) (*server, err
 	s := &server{cfg: cfg, level: new(slog.LevelVar)}
 	s.level.Set(cfg.LogLevel)
 	s.log = newLogger(p.stderr, s.level, cfg.LogFormat)
-	// gRPC would write to stderr past the logger, and could block on it.
-	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
-
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	registry.MustRegister(buildInfo(), droppedLines(p.stderr))
@@ -80,6 +74,9 @@ func newServer(ctx context.Context, cfg *config.Config, p process) (*server, err
 		// Divergence is no reason not to be ready: taking Parallax out of service would not mend it.
 		checks: []check{{name: "listening", ready: s.listening}, {name: "member-reachable", ready: s.memberReachable}},
 	}
+	if s.readers != nil {
+		s.admin.coverage = s.readers.probe.Coverage
+	}
 	return s, nil
 }
 
@@ -90,11 +87,7 @@ func (s *server) newShadow(p process, registry prometheus.Registerer) {
 		log.Sink = s.file
 	}
 	s.records = divergence.New(log)
-	s.shadow = &shadow.Shadow{
-		Members: s.members, Log: s.records, Metrics: shadow.NewMetrics(registry), Logger: s.log,
-		LagBudget: s.cfg.LagBudget, QueueSize: s.cfg.ShadowQueue, VerifiedKeys: s.cfg.VerifiedKeys, VerifiedFor: s.cfg.VerifiedFor,
-	}
-	s.shadow.Init(rates(s.cfg))
+	s.readers = s.newReaders(registry)
 }
 
 func (s *server) newProxy(ctx context.Context, registry prometheus.Registerer) error {
@@ -116,8 +109,8 @@ func (s *server) newProxy(ctx context.Context, registry prometheus.Registerer) e
 		Methods: methods(), Epoch: s.members.Epoch, Logger: s.log, Metrics: proxy.NewMetrics(registry),
 	}
 	s.warnOfFileLimit()
-	if s.shadow != nil {
-		s.proxy.Observer = ear{s.shadow}
+	if s.readers != nil {
+		s.proxy.Observer = ear{s.readers.shadow}
 	}
 	return nil
 }
@@ -154,8 +147,8 @@ func (s *server) run(ctx context.Context, load func() (*config.Config, error), h
 		rest.Go(func() { s.proxy.Tend(background, s.cfg.RebalanceClients) })
 	}
 	rest.Go(func() { s.control(background, load, hangup) })
-	if s.shadow != nil {
-		rest.Go(func() { _ = s.shadow.Run(background) }) // ends only with its context
+	if s.readers != nil {
+		rest.Go(func() { s.readers.run(background) })
 	}
 	var logged error
 	var records sync.WaitGroup

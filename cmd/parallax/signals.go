@@ -96,15 +96,15 @@ func (s *server) control(ctx context.Context, load func() (*config.Config, error
 // pause stops the shadow while the pause file exists. A file that cannot be
 // looked for counts as there: the switch has to work when things are broken.
 func (s *server) pause() {
-	if s.shadow == nil || s.cfg.ShadowPauseFile == "" {
+	if s.readers == nil || s.cfg.ShadowPauseFile == "" {
 		return
 	}
 	_, err := os.Stat(s.cfg.ShadowPauseFile)
 	paused := !errors.Is(err, fs.ErrNotExist)
-	if paused == s.shadow.Paused() {
+	if paused == s.readers.shadow.Paused() {
 		return
 	}
-	s.shadow.Pause(paused)
+	s.readers.shadow.Pause(paused)
 	if paused {
 		s.log.Warn("shadow paused: members are read no more, clients are served on", "file", s.cfg.ShadowPauseFile)
 	} else {
@@ -122,8 +122,8 @@ func (s *server) reload(live *config.Config, load func() (*config.Config, error)
 		var restart []string
 		live, restart = live.Reloaded(next)
 		s.level.Set(live.LogLevel)
-		if s.shadow != nil {
-			s.shadow.SetRates(rates(live))
+		if s.readers != nil {
+			s.readers.reload(live)
 		}
 		s.log.Info("configuration reloaded")
 		if len(restart) > 0 {
@@ -131,7 +131,7 @@ func (s *server) reload(live *config.Config, load func() (*config.Config, error)
 		}
 	}
 	s.certs.watcher.Reload()
-	if s.shadow != nil {
+	if s.readers != nil {
 		s.records.Reopen() // logrotate
 	}
 	return live

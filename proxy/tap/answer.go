@@ -60,6 +60,9 @@ func (t *Tap) beginAnswer(c *call) string {
 	if !m.wellFormed() {
 		return PassedMalformed
 	}
+	if c.asked && c.limits.Each && c.limits.Wanted != nil && !c.limits.Wanted() {
+		return ""
+	}
 	n, most := m.size(), m.wire(c.left())
 	if m.cut = n > most; m.cut {
 		if !c.asked {

@@ -151,6 +151,29 @@ func TestGzipWithinTheBudget(t *testing.T) {
 	}
 }
 
+// Of each message it is asked whether it is wanted; one that is not costs no memory, and the next may be.
+func TestEachIsAskedFor(t *testing.T) {
+	asked := 0
+	l := &listener{limits: func(string, []byte) Limits {
+		return Limits{Bytes: 1 << 20, Each: true, Wanted: func() bool { asked++; return asked%3 == 0 }}
+	}}
+	tap := l.tap()
+	k := newTalk()
+	k.ask(1, get, "key")
+	k.begin(1)
+	for _, message := range []string{"one", "two", "three", "four", "five", "six"} {
+		k.data(Down, 1, false, frame(message))
+	}
+	k.feed(tap)
+	var heard []string
+	for _, c := range l.calls {
+		heard = append(heard, string(c.Responses[0]))
+	}
+	if !slices.Equal(heard, []string{"three", "six"}) || asked != 6 || len(l.passed) > 0 {
+		t.Errorf("heard %q, asked %d times, passed over %q", heard, asked, l.passed)
+	}
+}
+
 // A message of a watch that does not fit costs this message, not the watch.
 func TestEachGoesOn(t *testing.T) {
 	l := &listener{limits: func(string, []byte) Limits { return Limits{Bytes: 1 << 30, Each: true} }}

@@ -45,6 +45,9 @@ type Call struct {
 type Limits struct {
 	Bytes int  // at most so many bytes of the whole answer, of each message with Each; 0: nobody wants it, the call is forgotten
 	Each  bool // hand over every message as its own Call when it is whole, and the end of the stream as a Final one
+
+	// Wanted is asked at each message, with Each, whether it is to be copied. If nil, all are. It is called as the Observer's methods are.
+	Wanted func() bool
 }
 
 // An Observer says which calls are wanted, and gets them. Its methods are called in the relay's goroutine under the lock of the

@@ -374,7 +374,7 @@ func TestStories(t *testing.T) {
 			s.tell(k)
 			for name, steps := range map[string][]step{"frame by frame": k.steps, "byte by byte": chopped(k.steps, func() int { return 1 })} {
 				l := &listener{}
-				if s.limits != (Limits{}) {
+				if s.limits.Bytes > 0 {
 					l.limits = func(string, []byte) Limits { return s.limits }
 				}
 				tap := l.tap()

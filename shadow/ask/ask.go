@@ -3,6 +3,7 @@
 package ask
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -15,7 +16,7 @@ import (
 )
 
 const (
-	askTimeout   = time.Second      // of one shadow read
+	askTimeout   = time.Second      // of one shadow read, unless an Asker has its own
 	payPatience  = 30 * time.Second // for the budget; a longer wait is not begun
 	turnPatience = 2 * time.Second  // for the reads of others
 )
@@ -34,6 +35,7 @@ type Asker struct {
 	Poison   *Poison                           // may be shared
 	Asked    func(member uint64, k judge.Kind) // told of every RPC
 	Answered func(member uint64, bytes int)    // … and of the size of every answer to a Range
+	Timeout  time.Duration                     // of one read; 0 is 1 s
 
 	mu       sync.Mutex
 	accounts map[uint64]*account
@@ -188,7 +190,7 @@ func (a *Asker) inTurn(ctx context.Context, m *member.Member, refusal func(*acco
 	if k := refusal(acc); k != judge.OK {
 		return k
 	}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(a.Timeout, askTimeout))
 	defer cancel()
 	begin := time.Now()
 	k := do(ctx)

@@ -3,10 +3,15 @@ package divergence
 import (
 	"bytes"
 	"cmp"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/etcd-parallax/parallax/shadow/divergence/record"
 )
 
 // State is what a member answered for one key at one revision.
@@ -32,12 +37,13 @@ type Group struct {
 	State   State
 }
 
-// The rules of docs/divergence-log.md: PIN and ORACLE compare fresh answers of several members;
-// served-wrong compares what a member served with what it answers since.
+// The rules about a key, of docs/divergence-log.md: PIN compares fresh answers of several members, ORACLE and
+// WATCH what one acknowledged or delivered with those of others; served-wrong is a member that contradicts itself.
 const (
-	RulePIN         = "PIN"
-	RuleOracle      = "ORACLE"
-	RuleServedWrong = "served-wrong"
+	RulePIN         = record.RulePIN
+	RuleOracle      = record.RuleOracle
+	RuleServedWrong = record.RuleServedWrong
+	RuleWatch       = record.RuleWatch
 )
 
 // What made Parallax look at a key.
@@ -46,12 +52,15 @@ const (
 	TriggerWrite        = "write"
 	TriggerRefusedWrite = "refused-write"
 	TriggerRecheck      = "recheck"
+	TriggerWatch        = "watch"
+	TriggerSweep        = "sweep"
+	TriggerFollow       = "follow"
 )
 
 // Trigger is the call that made Parallax look.
 type Trigger struct {
 	Kind            string
-	Method          string // gRPC method, empty for a recheck
+	Method          string // gRPC method, empty where no call of a client was the cause
 	ServedBy        uint64 // the member that served the client, 0 when there was none
 	ServedDiffering bool   // a client was served the differing answer
 }
@@ -74,18 +83,21 @@ type Evidence struct {
 	Key      []byte
 	Revision int64
 	Fields   []string // of fieldNames: what differs between the groups
-	Groups   []Group  // a member that contradicts itself is in two: the first group is what it served or acknowledged
+	Groups   []Group  // a member that contradicts itself is in two: the first group is what it served, delivered or acknowledged
 	Basis    Basis
 	Differs  []Member // the minority; heeded only with BasisQuorum or BasisOracle
 	Trigger  Trigger
+	Members  []Member  // all of the cluster, for the commands that a record advises; without it, those of the groups
 	At       time.Time // zero: now
 }
 
 var (
 	fieldNames   = []string{"present", "value", "create_revision", "mod_revision", "version", "lease"}
-	ruleNames    = []string{RulePIN, RuleOracle, RuleServedWrong}
-	triggerNames = []string{TriggerRead, TriggerWrite, TriggerRefusedWrite, TriggerRecheck}
-	basisNames   = []Basis{BasisQuorum, BasisOracle, BasisNone}
+	ruleNames    = []string{RulePIN, RuleOracle, RuleServedWrong, RuleWatch}
+	triggerNames = []string{
+		TriggerRead, TriggerWrite, TriggerRefusedWrite, TriggerRecheck, TriggerWatch, TriggerSweep, TriggerFollow,
+	}
+	basisNames = []Basis{BasisQuorum, BasisOracle, BasisNone}
 )
 
 // refuse names the part of the evidence that makes it none, or is empty. What
@@ -114,8 +126,8 @@ func (e *Evidence) refuse() string {
 func unknownField(name string) bool { return !slices.Contains(fieldNames, name) }
 
 // disagrees reports whether the groups can be an accusation at all: two
-// groups or more, nobody in two of them (but for served-wrong, where a member
-// contradicts itself), and not all with the same answer.
+// groups or more, nobody in two of them (but where a member contradicts itself),
+// and not all with the same answer.
 func (e *Evidence) disagrees() bool {
 	differ := false
 	for _, g := range e.Groups {
@@ -134,20 +146,30 @@ func (s State) equal(t State) bool {
 
 // sighting is evidence as it is kept: in one canonical order and without values.
 type sighting struct {
-	id       string
-	cluster  uint64
-	rule     string
+	id      string
+	cluster uint64
+	kind    string
+	rule    string
+	groups  []record.Group
+	part    partition
+	basis   Basis
+	differs []record.Member
+	all     []record.Member // of the cluster
+	layer   string
+	at      time.Time
+
+	// Of a key.
 	key      string
 	revision int64
 	fields   []string
-	groups   []groupRecord
 	mods     []int64 // mod_revision per group, nil when a group lacks the key
-	part     partition
-	claim    bool // a member contradicts itself: the first group is a claim, no fresh answer
-	basis    Basis
-	differs  []memberRecord
-	trigger  triggerRecord
-	at       time.Time
+	claim    bool    // a member contradicts itself: the first group is a claim, no fresh answer
+	trigger  *record.Trigger
+
+	// Of a cluster.
+	subject string
+	gap     int64
+	sides   [][]Member
 }
 
 func (l *Log) sight(e *Evidence) *sighting {
@@ -164,16 +186,15 @@ func (l *Log) sight(e *Evidence) *sighting {
 	s := &sighting{
 		id:       findingID(e.Cluster, classOf(e.Rule), string(e.Key)),
 		cluster:  e.Cluster,
+		kind:     record.KindKey,
 		rule:     e.Rule,
 		key:      string(e.Key),
 		revision: e.Revision,
 		claim:    claim,
 		basis:    cmp.Or(e.Basis, BasisNone),
-		trigger:  newTriggerRecord(e.Trigger),
-		at:       e.At,
-	}
-	if s.at.IsZero() {
-		s.at = l.cfg.Clock()
+		all:      newMembers(e.Members),
+		trigger:  newTrigger(e.Trigger),
+		at:       l.orNow(e.At),
 	}
 	for _, name := range fieldNames {
 		if slices.Contains(e.Fields, name) {
@@ -181,18 +202,14 @@ func (l *Log) sight(e *Evidence) *sighting {
 		}
 	}
 	if s.basis != BasisNone {
-		s.differs = newMemberRecords(slices.SortedFunc(slices.Values(e.Differs), compareMembers))
+		s.differs = newMembers(slices.SortedFunc(slices.Values(e.Differs), compareMembers))
 	}
 	present := true
 	for _, g := range groups {
 		s.groups = append(s.groups, l.hasher.group(g))
 		s.mods = append(s.mods, g.State.ModRevision)
+		s.part = append(s.part, idsOf(g.Members))
 		present = present && g.State.Present
-		ids := make([]uint64, 0, len(g.Members))
-		for _, m := range g.Members {
-			ids = append(ids, m.ID)
-		}
-		s.part = append(s.part, ids)
 	}
 	if !present {
 		s.mods = nil
@@ -201,16 +218,16 @@ func (l *Log) sight(e *Evidence) *sighting {
 }
 
 func contradictsItself(groups []Group) bool {
-	seen := make(map[uint64]bool)
+	var all []uint64
 	for _, g := range groups {
-		for _, m := range g.Members {
-			if seen[m.ID] {
-				return true
-			}
-			seen[m.ID] = true
-		}
+		all = append(all, idsOf(g.Members)...)
 	}
-	return false
+	return repeats(all)
+}
+
+func repeats(ids []uint64) bool {
+	slices.Sort(ids)
+	return len(slices.Compact(ids)) < len(ids)
 }
 
 func compareMembers(a, b Member) int {
@@ -226,47 +243,83 @@ func (s *sighting) shifted() bool {
 	})
 }
 
-// partition is who answered like whom, in the order of the record's groups.
-type partition [][]uint64
-
-// canonical is equal for equal partitions, whatever their order.
-func (p partition) canonical() string {
-	parts := make([]string, 0, len(p))
-	for _, ids := range p {
-		var b []byte
-		for _, id := range slices.Sorted(slices.Values(ids)) {
-			b = binary.BigEndian.AppendUint64(b, id)
-		}
-		// The length keeps {a}{b,c} apart from {a,b}{c}.
-		parts = append(parts, string(binary.BigEndian.AppendUint32(nil, uint32(len(ids))))+string(b))
+// classOf keeps apart what heals apart. PIN, ORACLE and WATCH see the same
+// damage, members that answer differently now, by a read, a write and an event.
+// served-wrong is about an answer that was given before, while all may agree now.
+func classOf(rule string) string {
+	if rule == RuleServedWrong {
+		return RuleServedWrong
 	}
-	slices.Sort(parts)
-	return strings.Join(parts, "")
+	return classState
 }
 
-// covers reports whether q says nothing that p does not say: q's members are
-// p's, and among them q separates exactly those that p separates. So an
-// answer that is missing this time is no change.
-func (p partition) covers(q partition) bool {
-	taken := make([]bool, len(p))
-	for _, ids := range q {
-		i := p.group(ids[0])
-		if i < 0 || taken[i] {
-			return false
-		}
-		taken[i] = true
-		for _, id := range ids {
-			if !slices.Contains(p[i], id) {
-				return false
-			}
+const classState = "state"
+
+// findingID derives the id: the same damage to the same thing in the same
+// cluster has the same id in every process and every life.
+func findingID(cluster uint64, class, what string) string {
+	b := append([]byte(record.Schema+"\x00"+class+"\x00"), binary.BigEndian.AppendUint64(nil, cluster)...)
+	sum := sha256.Sum256(append(b, what...))
+	return hex.EncodeToString(sum[:16])
+}
+
+func newMembers(members []Member) []record.Member {
+	out := make([]record.Member, 0, len(members))
+	for _, m := range members {
+		out = append(out, record.Member{ID: record.HexID(m.ID), Name: m.Name, Endpoint: m.Endpoint})
+	}
+	return out
+}
+
+func idsOf(members []Member) []uint64 {
+	ids := make([]uint64, 0, len(members))
+	for _, m := range members {
+		ids = append(ids, m.ID)
+	}
+	return ids
+}
+
+func newTrigger(t Trigger) *record.Trigger {
+	r := &record.Trigger{Kind: t.Kind, Method: t.Method, ServedDiffering: t.ServedDiffering}
+	if t.ServedBy != 0 {
+		r.ServedBy = record.HexID(t.ServedBy)
+	}
+	return r
+}
+
+// hasher stands between the values and the log.
+//
+// GUARANTEE G8: No value, token, password or key material is logged or served.
+// A value becomes its size and a keyed hash: equal values can be recognized,
+// short ones cannot be found by trying, as long as the key stays here.
+type hasher struct {
+	key []byte
+	id  string
+}
+
+func newHasher(key []byte) hasher {
+	h := hasher{key: key}
+	h.id = h.sum([]byte("hash_key_id"))[:16]
+	return h
+}
+
+func (h hasher) sum(value []byte) string {
+	mac := hmac.New(sha256.New, h.key)
+	mac.Write(value)
+	return hex.EncodeToString(mac.Sum(nil)[:16])
+}
+
+func (h hasher) group(g Group) record.Group {
+	r := record.Group{Members: newMembers(g.Members), Held: &record.Held{Present: g.State.Present}}
+	if g.State.Present {
+		r.Answer = &record.Answer{
+			CreateRevision: g.State.CreateRevision,
+			ModRevision:    g.State.ModRevision,
+			Version:        g.State.Version,
+			Lease:          record.HexID(uint64(g.State.Lease)),
+			ValueSize:      len(g.State.Value),
+			ValueHash:      h.sum(g.State.Value),
 		}
 	}
-	return true
+	return r
 }
-
-// group is the index of the first group with that member, or -1.
-func (p partition) group(id uint64) int {
-	return slices.IndexFunc(p, func(ids []uint64) bool { return slices.Contains(ids, id) })
-}
-
-func (p partition) members() []uint64 { return slices.Concat(p...) }

@@ -2,9 +2,12 @@ package divergence
 
 import (
 	"cmp"
+	"encoding/binary"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/etcd-parallax/parallax/shadow/divergence/record"
 )
 
 // finding is one fault with a life: confirmed → updated … → healed.
@@ -13,17 +16,19 @@ type finding struct {
 	kind    string
 	cluster uint64
 	rule    string
-	key     string // empty for a shifted finding
+	key     string // only of a finding of one key
 
-	// The evidence that is shown: always of one revision, never a mixture.
+	// The evidence that is shown. Of a key: always of one revision, never a mixture.
 	revision int64
 	fields   []string
-	groups   []groupRecord
+	groups   []record.Group
 	part     partition
 	claim    bool
 	basis    Basis
-	differs  []memberRecord
-	trigger  triggerRecord
+	differs  []record.Member
+	trigger  *record.Trigger
+	all      []record.Member // of the cluster
+	layer    string
 
 	newest    int64    // highest revision of any evidence; what heals must reach it
 	required  []uint64 // the members that must be found equal
@@ -32,33 +37,43 @@ type finding struct {
 	lastSeen  time.Time
 	checks    int64
 	shift     *shift // of a shifted finding
+	rift      *rift  // of a finding of the cluster
+	learned   learned
 
-	reported string        // signature that the log knows, empty before its confirmed
-	healed   *healedRecord // set when healed and the log does not know it yet
-	owed     bool          // waits in Log.owed
+	reported string          // signature that the log knows, empty before its confirmed
+	healed   *record.Healing // set when healed and the log does not know it yet
+	owed     bool            // waits in Log.owed
 }
 
 // newFinding is the finding of a first sighting, which is still to be counted.
 func newFinding(s *sighting, kind string) *finding {
 	f := &finding{id: s.id, kind: kind, cluster: s.cluster, rule: s.rule, firstSeen: s.at}
-	if kind == kindKey {
+	switch kind {
+	case record.KindKey:
 		f.key = s.key
-	} else {
-		f.id = findingID(s.cluster, kindShifted, s.part.canonical())
+	case record.KindShifted:
+		f.id = findingID(s.cluster, record.KindShifted, s.part.canonical())
 		f.shift = newShift()
+		f.layer = record.LayerApply
+	default:
+		f.rift = &rift{subject: s.subject, first: s.gap, mark: s.gap}
 	}
 	f.show(s)
 	return f
 }
 
 // signature changes when the finding has changed enough for a record: it
-// spread, shrank, differs in other fields, or counts ten times as many keys.
-// Values and revisions that move on are no change.
+// spread, shrank, differs in other fields, counts ten times as many keys, or
+// more is known of it. Values and revisions that move on are no change.
 func (f *finding) signature() string {
-	if f.kind == kindShifted {
-		return f.part.canonical() + "/" + f.shift.magnitude()
+	s := f.part.canonical() + "/" + f.learned.signature() + f.layer + "/"
+	switch f.kind {
+	case record.KindKey:
+		return s + strings.Join(f.fields, ",")
+	case record.KindShifted:
+		return s + f.shift.magnitude()
 	}
-	return f.part.canonical() + "/" + strings.Join(f.fields, ",")
+	return s + f.rift.signature(f)
 }
 
 // see takes one more sighting of the finding in.
@@ -89,6 +104,7 @@ func containsAll[T comparable](all, some []T) bool {
 // count notes that the finding was seen, whatever the sighting shows.
 func (f *finding) count(s *sighting) {
 	f.checks++
+	f.learned.see(s)
 	f.newest = max(f.newest, s.revision)
 	if s.at.After(f.lastSeen) {
 		f.lastSeen = s.at
@@ -103,7 +119,11 @@ func (f *finding) count(s *sighting) {
 // show makes the sighting the evidence that is shown.
 func (f *finding) show(s *sighting) {
 	f.revision, f.fields, f.groups, f.part, f.claim = s.revision, s.fields, s.groups, s.part, s.claim
-	f.basis, f.differs, f.trigger = s.basis, s.differs, s.trigger
+	f.basis, f.differs, f.trigger, f.all = s.basis, s.differs, s.trigger, s.all
+	f.layer = cmp.Or(s.layer, f.layer)
+	if f.rift != nil {
+		f.rift.show(s)
+	}
 }
 
 // equality is a later check that found one key equal.
@@ -136,142 +156,82 @@ func (f *finding) leave(current []uint64) bool {
 		}
 		return gone
 	})
-	if len(f.required) == before {
-		return false
+	if len(f.required) == before || f.kind == record.KindMemberLost {
+		return len(f.required) == 0
 	}
 	return slices.ContainsFunc(f.part, func(ids []uint64) bool { return containsAll(ids, f.required) })
 }
 
 // record is the finding as a record shows it.
-func (f *finding) record(hashKeyID string) *findingRecord {
-	r := &findingRecord{
-		ID: f.id, Kind: f.kind, ClusterID: hexID(f.cluster), Rule: f.rule,
-		Revision: f.revision, Fields: f.fields, Groups: f.groups, HashKeyID: hashKeyID,
-		Basis: f.basis, Differs: f.differs, Trigger: f.trigger,
-		FirstSeen: timestamp(f.firstSeen), LastSeen: timestamp(f.lastSeen), Checks: f.checks,
+func (f *finding) record(hashKeyID string) *record.Finding {
+	r := &record.Finding{
+		ID: f.id, Kind: f.kind, ClusterID: record.HexID(f.cluster), Rule: f.rule,
+		Revision: f.revision, Fields: f.fields, Groups: f.groups,
+		Basis: string(f.basis), Differs: f.differs, Layer: f.layer, Trigger: f.trigger,
+		Extent: f.learned.extent, Since: f.learned.since, Served: f.learned.served,
+		FirstSeen: record.Time(f.firstSeen), LastSeen: record.Time(f.lastSeen), Checks: f.checks,
 		Healed: f.healed,
 	}
-	if f.kind == kindShifted {
+	if f.rift == nil {
+		r.HashKeyID = hashKeyID
+	}
+	switch f.kind {
+	case record.KindKey:
+		key := record.NewKey(f.key)
+		r.Key = &key
+	case record.KindShifted:
 		f.shift.record(r)
-	} else {
-		key := newKeyRecord(f.key)
-		r.keyRecord = &key
+	default:
+		f.rift.record(r)
 	}
 	return r
-}
-
-// summary says the record in one sentence. #18667: the member that differs
-// from the quorum may be the one that told its client the truth, so nobody is
-// called wrong.
-func (f *finding) summary(event string) string {
-	what := f.subject()
-	if event == eventHealed {
-		return f.healedSummary(what)
-	}
-	return what + " at revision " + itoa(f.revision) + ": " + f.disagreement() + " (" + f.differences() + ")"
-}
-
-func (f *finding) subject() string {
-	if f.kind == kindShifted {
-		return f.shift.subject()
-	}
-	key := newKeyRecord(f.key)
-	name := key.Key
-	if name == "" {
-		name = "base64 " + key.KeyBase64
-	}
-	if key.KeySize > 0 {
-		name += "…"
-	}
-	return name
-}
-
-func (f *finding) disagreement() string {
-	differs := names(f.differs)
-	switch {
-	case f.rule == RuleServedWrong:
-		return names(f.groups[0].Members) + " served an answer that is not the one given now"
-	case f.basis == BasisQuorum && differs != "":
-		return differs + plural(len(f.differs), " differs", " differ") + " from the quorum"
-	case f.basis == BasisOracle && differs != "":
-		return differs + plural(len(f.differs), " contradicts its", " contradict their") + " own acknowledged write"
-	}
-	var sides []string
-	for _, g := range f.groups {
-		sides = append(sides, names(g.Members))
-	}
-	return "members disagree: " + strings.Join(sides, " | ")
-}
-
-// differences names the fields, and where the key is missing.
-func (f *finding) differences() string {
-	words := slices.Clone(f.fields)
-	if i := slices.Index(words, "present"); i >= 0 {
-		var missing []memberRecord
-		for _, g := range f.groups {
-			if !g.Present {
-				missing = append(missing, g.Members...)
-			}
-		}
-		words[i] = "missing on " + names(missing)
-	}
-	return strings.Join(words, ", ")
-}
-
-func (f *finding) healedSummary(what string) string {
-	if f.healed.Revision == 0 {
-		return what + ": the members that disagreed are no longer all in the cluster (removed: " +
-			strings.Join(f.healed.Removed, ", ") + ")"
-	}
-	return what + " at revision " + itoa(f.healed.Revision) + ": equal again on every member of the finding"
-}
-
-func names(members []memberRecord) string {
-	var out []string
-	for _, m := range members {
-		out = append(out, cmp.Or(m.Name, m.ID))
-	}
-	return strings.Join(out, ", ")
-}
-
-func plural(n int, one, many string) string {
-	if n == 1 {
-		return one
-	}
-	return many
 }
 
 func olderFirst(a, b *finding) int {
 	return cmp.Or(a.firstSeen.Compare(b.firstSeen), cmp.Compare(a.id, b.id))
 }
 
-// The table of open findings; these are called with Log.mu held.
+// partition is who answered like whom, in the order of the record's groups.
+type partition [][]uint64
 
-func (l *Log) keyFits(key string) bool {
-	return l.keys[key] != nil || l.keyBytes+len(key) <= l.limits.KeyBytes
-}
-
-// watch makes checks of the key matter to the finding.
-func (l *Log) watch(f *finding, key string) {
-	k := l.keys[key]
-	if k == nil {
-		k = &openKey{key: key}
-		k.checked = l.checked.PushBack(k)
-		l.keys[key] = k
-		l.keyBytes += len(key)
-	} else {
-		l.checked.MoveToBack(k.checked)
+// canonical is equal for equal partitions, whatever their order.
+func (p partition) canonical() string {
+	parts := make([]string, 0, len(p))
+	for _, ids := range p {
+		var b []byte
+		for _, id := range slices.Sorted(slices.Values(ids)) {
+			b = binary.BigEndian.AppendUint64(b, id)
+		}
+		// The length keeps {a}{b,c} apart from {a,b}{c}.
+		parts = append(parts, string(binary.BigEndian.AppendUint32(nil, uint32(len(ids))))+string(b))
 	}
-	k.findings = append(k.findings, f)
-	l.openKeys.Store(int64(len(l.keys)))
+	slices.Sort(parts)
+	return strings.Join(parts, "")
 }
 
-func (l *Log) unwatch(f *finding, k *openKey) {
-	k.findings = slices.DeleteFunc(k.findings, func(other *finding) bool { return other == f })
-	if len(k.findings) == 0 {
-		delete(l.keys, k.key)
-		l.checked.Remove(k.checked)
-		l.keyBytes -= len(k.key)
+// covers reports whether q says nothing that p does not say: q's members are
+// p's, and among them q separates exactly those that p separates. So an
+// answer that is missing this time is no change.
+func (p partition) covers(q partition) bool {
+	taken := make([]bool, len(p))
+	for _, ids := range q {
+		i := p.group(ids[0])
+		if i < 0 || taken[i] {
+			return false
+		}
+		taken[i] = true
+		for _, id := range ids {
+			if !slices.Contains(p[i], id) {
+				return false
+			}
+		}
 	}
-	l.openKeys.Store(int64(len(l.keys)))
+	return true
 }
+
+// group is the index of the first group with that member, or -1.
+func (p partition) group(id uint64) int {
+	return slices.IndexFunc(p, func(ids []uint64) bool { return slices.Contains(ids, id) })
+}
+
+func (p partition) members() []uint64 { return slices.Concat(p...) }

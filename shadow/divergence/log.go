@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/etcd-parallax/parallax/shadow/divergence/record"
 )
 
 // Config is what a Log needs. All of it is optional.
@@ -52,9 +54,13 @@ type Limits struct {
 	RetryInterval time.Duration // first pause after a failed write, doubled up to 64 times it; 500 ms
 }
 
-// maxShifted bounds the shifted findings, one per way in which the members of
-// a cluster can disagree: real clusters have one, or two.
-const maxShifted = 16
+const (
+	// maxShifted bounds the shifted findings, one per way in which the members of
+	// a cluster can disagree: real clusters have one, or two.
+	maxShifted = 16
+	// maxExtents bounds the findings that hold an extent, which is the largest part of one.
+	maxExtents = 100
+)
 
 func (c *Limits) setDefaults() {
 	c.Findings = cmp.Or(c.Findings, 10_000)
@@ -72,7 +78,7 @@ func (c *Limits) setDefaults() {
 // methods are safe for concurrent use, and only Run and Close wait for the sink.
 //
 // GUARANTEE G7: Memory is bounded, per connection and in all. Here: findings,
-// bytes of their keys, keys per shifted finding, waiting records.
+// bytes of their keys, keys per shifted finding, extents, waiting records.
 type Log struct {
 	cfg     Config
 	limits  Limits
@@ -85,6 +91,8 @@ type Log struct {
 	mu       sync.RWMutex // never held across a write
 	findings map[string]*finding
 	shifted  []*finding
+	cluster  []*finding // of the cluster
+	extents  int        // findings that hold one
 	keys     map[string]*openKey
 	checked  list.List // of *openKey, the longest unchecked first
 	keyBytes int
@@ -161,46 +169,28 @@ func (l *Log) Confirm(e Evidence) {
 	}
 }
 
+// full leaves the findings of the cluster out, which have a limit of their own.
+func (l *Log) full() bool { return len(l.findings)-len(l.cluster) >= l.limits.Findings }
+
+func (l *Log) orNow(t time.Time) time.Time {
+	if t.IsZero() {
+		return l.cfg.Clock()
+	}
+	return t
+}
+
 func (l *Log) openFinding(s *sighting) {
-	if len(l.findings) >= l.limits.Findings || !l.keyFits(s.key) {
+	if l.full() || !l.keyFits(s.key) {
 		l.metrics.untracked.Inc()
 		l.fold()
 		return
 	}
-	f := newFinding(s, kindKey)
+	f := newFinding(s, record.KindKey)
 	f.count(s)
 	l.findings[f.id] = f
-	l.metrics.open.WithLabelValues(kindKey).Inc()
+	l.metrics.open.WithLabelValues(record.KindKey).Inc()
 	l.watch(f, s.key)
 	l.change(f, true)
-}
-
-func (l *Log) countShifted(s *sighting) {
-	var f *finding
-	if i := slices.IndexFunc(l.shifted, func(f *finding) bool {
-		return f.cluster == s.cluster && (f.part.covers(s.part) || s.part.covers(f.part))
-	}); i >= 0 {
-		f = l.shifted[i]
-	} else {
-		if len(l.shifted) >= maxShifted || len(l.findings) >= l.limits.Findings {
-			l.metrics.untracked.Inc()
-			l.fold()
-			return
-		}
-		f = newFinding(s, kindShifted)
-		l.findings[f.id] = f
-		l.shifted = append(l.shifted, f)
-		l.metrics.open.WithLabelValues(kindShifted).Inc()
-	}
-	before := f.signature()
-	keys := f.shift.keys
-	room := len(f.shift.tracked) < l.limits.ShiftedKeys && l.keyFits(s.key)
-	if f.seeShifted(s, room) {
-		l.watch(f, s.key)
-	}
-	l.metrics.shiftedKeys.Add(float64(f.shift.keys - keys))
-	l.reopen(f, "")
-	l.change(f, f.signature() != before)
 }
 
 // reopen takes back a healing that the log does not know yet: for its readers
@@ -211,7 +201,7 @@ func (l *Log) reopen(f *finding, key string) {
 	}
 	f.healed = nil
 	l.metrics.open.WithLabelValues(f.kind).Inc()
-	if f.kind == kindKey {
+	if f.kind == record.KindKey {
 		l.watch(f, key)
 	}
 }
@@ -223,10 +213,7 @@ func (l *Log) Consistent(cluster uint64, key []byte, revision int64, members []u
 	if !l.IsOpen(key) {
 		return
 	}
-	if at.IsZero() {
-		at = l.cfg.Clock()
-	}
-	check := &equality{cluster, revision, members, at}
+	check := &equality{cluster, revision, members, l.orNow(at)}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.payOwed()
@@ -237,18 +224,18 @@ func (l *Log) Consistent(cluster uint64, key []byte, revision int64, members []u
 	l.checked.MoveToBack(k.checked)
 	for _, f := range slices.Clone(k.findings) {
 		newest, lastSeen := f.newest, f.lastSeen
-		if f.kind == kindShifted {
+		if f.kind == record.KindShifted {
 			newest, lastSeen = f.shift.tracked[k.key].revision, f.shift.tracked[k.key].lastSeen
 		}
 		if !check.heals(f, newest, lastSeen) {
 			continue
 		}
 		l.unwatch(f, k)
-		if f.kind == kindShifted {
+		if f.kind == record.KindShifted {
 			f.shift.close(k.key)
 		}
-		if f.kind == kindKey || f.shift.over() {
-			l.heal(f, &healedRecord{Revision: revision, Members: hexIDs(members), Removed: hexIDs(f.removed)})
+		if f.kind == record.KindKey || f.shift.over() {
+			l.heal(f, &record.Healing{Revision: revision, Members: record.HexIDs(members), Removed: record.HexIDs(f.removed)})
 		}
 	}
 }
@@ -268,9 +255,10 @@ func (l *Log) Members(cluster uint64, current []uint64) {
 	}
 	slices.SortFunc(over, olderFirst) // the order of records must not depend on a map's
 	for _, f := range over {
-		if f.kind == kindKey {
+		switch f.kind {
+		case record.KindKey:
 			l.unwatch(f, l.keys[f.key])
-		} else {
+		case record.KindShifted:
 			for key, k := range f.shift.tracked {
 				if k.open {
 					l.unwatch(f, l.keys[key])
@@ -278,7 +266,7 @@ func (l *Log) Members(cluster uint64, current []uint64) {
 				}
 			}
 		}
-		l.heal(f, &healedRecord{Removed: hexIDs(f.removed)})
+		l.heal(f, &record.Healing{Removed: record.HexIDs(f.removed)})
 	}
 }
 
@@ -295,9 +283,7 @@ func (l *Log) IsOpen(key []byte) bool {
 
 // OpenFinding is a key that waits to be checked again.
 type OpenFinding struct {
-	Cluster  uint64
-	Key      []byte
-	Revision int64 // of the newest evidence: only a check at this revision or later heals
+	Key []byte
 }
 
 // Open returns up to max open keys, those first that were not checked or
@@ -309,17 +295,38 @@ func (l *Log) Open(limit int) []OpenFinding {
 	for range min(limit, l.checked.Len()) {
 		e := l.checked.Front()
 		l.checked.MoveToBack(e)
-		k := e.Value.(*openKey)
-		o := OpenFinding{Key: []byte(k.key)}
-		for _, f := range k.findings {
-			o.Cluster = f.cluster
-			if f.kind == kindShifted {
-				o.Revision = max(o.Revision, f.shift.tracked[k.key].revision)
-			} else {
-				o.Revision = max(o.Revision, f.newest)
-			}
-		}
-		out = append(out, o)
+		out = append(out, OpenFinding{Key: []byte(e.Value.(*openKey).key)})
 	}
 	return out
+}
+
+// What heals is looked up by key. These are called with Log.mu held.
+
+func (l *Log) keyFits(key string) bool {
+	return l.keys[key] != nil || l.keyBytes+len(key) <= l.limits.KeyBytes
+}
+
+// watch makes checks of the key matter to the finding.
+func (l *Log) watch(f *finding, key string) {
+	k := l.keys[key]
+	if k == nil {
+		k = &openKey{key: key}
+		k.checked = l.checked.PushBack(k)
+		l.keys[key] = k
+		l.keyBytes += len(key)
+	} else {
+		l.checked.MoveToBack(k.checked)
+	}
+	k.findings = append(k.findings, f)
+	l.openKeys.Store(int64(len(l.keys)))
+}
+
+func (l *Log) unwatch(f *finding, k *openKey) {
+	k.findings = slices.DeleteFunc(k.findings, func(other *finding) bool { return other == f })
+	if len(k.findings) == 0 {
+		delete(l.keys, k.key)
+		l.checked.Remove(k.checked)
+		l.keyBytes -= len(k.key)
+	}
+	l.openKeys.Store(int64(len(l.keys)))
 }

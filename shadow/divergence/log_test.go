@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/etcd-parallax/parallax/shadow/divergence/record"
 )
 
 func openKeys(l *Log, limit int) []string {
@@ -50,7 +52,7 @@ func TestClustersAreKeptApart(t *testing.T) {
 	if got := drain(t, l); len(got) != 1 || !l.IsOpen([]byte("/a")) {
 		t.Errorf("want one healed, the other open: %v", got)
 	}
-	if open := testutil.ToFloat64(l.metrics.open.WithLabelValues(kindKey)); open != 1 {
+	if open := testutil.ToFloat64(l.metrics.open.WithLabelValues(record.KindKey)); open != 1 {
 		t.Errorf("findings_open is %v", open)
 	}
 }
@@ -103,7 +105,7 @@ func TestShiftedKeysBeyondTheTrackedOnes(t *testing.T) {
 		t.Errorf("nobody knows whether all keys are equal: %v", got)
 	}
 	l.Members(0xc1, memberIDs("a,b,d"))
-	if got := drain(t, l); len(got) != 1 || got[0].Event != eventHealed || len(l.shifted) != 0 {
+	if got := drain(t, l); len(got) != 1 || got[0].Event != record.Healed || len(l.shifted) != 0 {
 		t.Errorf("c has left, want it healed: %v", got)
 	}
 	if n := testutil.ToFloat64(l.metrics.shiftedKeys); n != 0 {
@@ -223,6 +225,13 @@ func TestConcurrentUse(t *testing.T) {
 				if l.IsOpen(key) && i%3 == 0 {
 					l.Consistent(0xc1, key, 6, memberIDs("a,b,c"), time.Time{})
 				}
+				if i%10 == 0 {
+					l.Follow(0xc1, key, Followed{Extent: &Extent{KeysDiffering: int64(i)}, Layer: record.LayerStorage})
+					l.ConfirmCluster(clusterEv(record.RuleLease, itoa(int64(i%7)), "a,b=has_it|c=lacks_it"))
+				}
+				if o := l.OpenCluster(); len(o) > 3 {
+					l.AgreeCluster(o[0].Cluster, o[0].Rule, o[0].Subject, o[0].Members, time.Time{})
+				}
 				if i%50 == 0 {
 					l.Members(0xc1, memberIDs("a,b"))
 					l.Reopen()
@@ -256,16 +265,17 @@ func (b *reader) read(t fataler, records []*logged) {
 		}
 		b.last = r.Seq
 		switch r.Event {
-		case eventConfirmed:
+		case record.Confirmed:
 			if b.open[r.ID] != nil {
 				t.Fatalf("confirmed twice: %s%s", b.open[r.ID].line, r.line)
 			}
 			b.open[r.ID] = r
-		case eventUpdated, eventHealed:
+		case record.Updated, record.Healed:
 			if b.open[r.ID] == nil {
 				t.Fatalf("%s without confirmed: %s", r.Event, r.line)
 			}
-			if r.Event == eventHealed {
+			b.open[r.ID] = r
+			if r.Event == record.Healed {
 				delete(b.open, r.ID)
 			}
 		}

@@ -15,6 +15,8 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.uber.org/goleak"
+
+	"github.com/etcd-parallax/parallax/shadow/divergence/record"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -58,8 +60,11 @@ func checkLine(t fataler, line []byte) *logged {
 	if err := json.Unmarshal(line, r); err != nil {
 		t.Fatalf("%v: %s", err, line)
 	}
-	if strings.Contains(strings.ToLower(r.Summary), "corrupt") {
-		t.Fatalf("summary calls somebody corrupt: %s", r.Summary)
+	if strings.Contains(strings.ToLower(r.Summary+r.Impact), "corrupt") {
+		t.Fatalf("record calls somebody corrupt: %s", line)
+	}
+	if len(r.Next) > 0 && r.Event != record.Healed && !strings.Contains(r.Next[0], " snapshot save ") {
+		t.Fatalf("the evidence does not come first: %q", r.Next)
 	}
 	return r
 }
@@ -81,7 +86,23 @@ type logged struct {
 	Checks  int64
 	Shift   *int64 `json:"mod_revision_shift"`
 	Differs []struct{ Name string }
+	Subject string
+	Layer   string
+	Gap     int64
+	Served  int64
+	Extent  *struct {
+		KeysDiffering int64 `json:"keys_differing"`
+		ByPrefix      []any `json:"by_prefix"`
+		ExampleKeys   []any `json:"example_keys"`
+	}
+	Groups []struct {
+		Members []struct{ Name string }
+		Shows   string
+	}
 	Summary string
+	Impact  string
+	Next    []string
+	Runbook struct{ Command, Page string }
 	line    string
 }
 
@@ -204,6 +225,30 @@ func memberIDs(names string) []uint64 {
 		out = append(out, memberID(name))
 	}
 	return out
+}
+
+// clusterEv is evidence about a cluster; groups are "a,b=has_the_lease|c=lacks_it",
+// or "a,b=@120|c=@108" where they show revisions.
+func clusterEv(rule, subject, groups string) ClusterEvidence {
+	e := ClusterEvidence{Cluster: 0xc1, Rule: rule, Subject: subject}
+	for g := range strings.SplitSeq(groups, "|") {
+		who, shows, _ := strings.Cut(g, "=")
+		group := ClusterGroup{Shows: strings.ReplaceAll(shows, "_", " ")}
+		if number, ok := strings.CutPrefix(shows, "@"); ok {
+			if _, err := fmt.Sscan(number, &group.Revision); err != nil {
+				panic(err)
+			}
+			group.Shows = "revision " + number
+		}
+		for name := range strings.SplitSeq(who, ",") {
+			group.Members = append(group.Members, member(name))
+		}
+		e.Groups = append(e.Groups, group)
+	}
+	if rule == record.RuleREV || rule == record.RuleLIN {
+		e.Gap = e.Groups[0].Revision - e.Groups[1].Revision
+	}
+	return e
 }
 
 func state(s string) State {

@@ -3,6 +3,8 @@ package divergence
 import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/etcd-parallax/parallax/shadow/divergence/record"
 )
 
 // metrics are described in docs/divergence-log.md. No label is ever a key.
@@ -49,10 +51,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		usable:      gauge("log_usable", "1 while the divergence log can be written, 0 while it cannot."),
 	}
 	// All series exist from the start: an alert on a rate must see the first.
-	for _, kind := range []string{kindKey, kindShifted} {
-		m.open.WithLabelValues(kind)
+	m.open.WithLabelValues(record.KindKey)
+	m.open.WithLabelValues(record.KindShifted)
+	for _, k := range record.ClusterKinds() {
+		m.open.WithLabelValues(k.Kind)
 	}
-	for _, event := range []string{eventConfirmed, eventUpdated, eventHealed, eventFolded} {
+	for _, event := range []string{record.Confirmed, record.Updated, record.Healed, record.Folded} {
 		m.records.WithLabelValues(event)
 	}
 	m.usable.Set(1)

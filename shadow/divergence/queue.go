@@ -3,9 +3,10 @@ package divergence
 import (
 	"errors"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
+
+	"github.com/etcd-parallax/parallax/shadow/divergence/record"
 )
 
 // The way of a change to the queue; Log.mu is held on it.
@@ -13,12 +14,12 @@ import (
 // change writes the record that is due for an open finding, if there is room.
 // A change that happened now may use all room; one that is late leaves some.
 func (l *Log) change(f *finding, now bool) {
-	event := eventConfirmed
+	event := record.Confirmed
 	if f.reported != "" {
 		if f.reported == f.signature() {
 			return
 		}
-		event = eventUpdated
+		event = record.Updated
 	}
 	if l.flood.take(l.cfg.Clock(), !now) {
 		l.emit(event, f)
@@ -29,7 +30,7 @@ func (l *Log) change(f *finding, now bool) {
 
 // heal ends a finding. A finding that the log does not know ends in silence;
 // one that it knows is kept until its record has found room.
-func (l *Log) heal(f *finding, how *healedRecord) {
+func (l *Log) heal(f *finding, how *record.Healing) {
 	f.healed = how
 	l.metrics.open.WithLabelValues(f.kind).Dec()
 	switch {
@@ -37,7 +38,7 @@ func (l *Log) heal(f *finding, how *healedRecord) {
 		l.fold()
 		l.forget(f)
 	case l.flood.take(l.cfg.Clock(), false):
-		l.emit(eventHealed, f)
+		l.emit(record.Healed, f)
 		l.forget(f)
 	default:
 		l.fold()
@@ -50,9 +51,16 @@ func (l *Log) heal(f *finding, how *healedRecord) {
 
 func (l *Log) forget(f *finding) {
 	delete(l.findings, f.id)
-	if f.kind == kindShifted {
-		l.shifted = slices.DeleteFunc(l.shifted, func(other *finding) bool { return other == f })
+	this := func(other *finding) bool { return other == f }
+	if f.shift != nil {
+		l.shifted = slices.DeleteFunc(l.shifted, this)
 		l.metrics.shiftedKeys.Sub(float64(f.shift.keys))
+	}
+	if f.rift != nil {
+		l.cluster = slices.DeleteFunc(l.cluster, this)
+	}
+	if f.learned.extent != nil {
+		l.extents--
 	}
 }
 
@@ -66,7 +74,7 @@ func (l *Log) payOwed() {
 		l.owed = slices.Delete(l.owed, 0, 1)
 		f.owed = false
 		if f.healed != nil { // nil: open again meanwhile
-			l.emit(eventHealed, f)
+			l.emit(record.Healed, f)
 			l.forget(f)
 		}
 	}
@@ -89,24 +97,23 @@ func (l *Log) tick(last bool) {
 	l.payOwed()
 	if l.folded > 0 && (last || l.cfg.Clock().Sub(l.since) >= l.limits.FoldedAfter) {
 		l.flood.take(l.cfg.Clock(), false) // it counts as a record, but needs no room: there is at most one a minute
-		l.emit(eventFolded, nil)
+		l.emit(record.Folded, nil)
 	}
 }
 
 // emit makes the record and queues it. The order of seq is the order of lines.
 func (l *Log) emit(event string, f *finding) {
 	l.seq++
-	r := record{Schema: Schema, Seq: l.seq, Event: event, Time: timestamp(l.cfg.Clock()), Folded: l.folded}
+	r := record.Record{Schema: record.Schema, Seq: l.seq, Event: event, Time: record.Time(l.cfg.Clock()), Folded: l.folded}
 	if f == nil {
-		r.Summary = itoa(l.folded) + plural(int(l.folded), " change", " changes") + " not written: more than " +
-			strconv.Itoa(l.limits.PerMinute) + " records a minute"
+		r.DescribeFolded(l.limits.PerMinute)
 	} else {
-		r.findingRecord = f.record(l.hasher.id)
-		r.Summary = f.summary(event)
+		r.Finding = f.record(l.hasher.id)
+		r.Describe(f.all, record.HexIDs(f.removed))
 		f.reported = f.signature()
 	}
 	l.folded = 0
-	l.queue.put(queued{event: event, line: r.line()})
+	l.queue.put(queued{event: event, line: r.Line()})
 }
 
 // flood is a token bucket of records.

@@ -1,11 +1,9 @@
 package divergence
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +14,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/etcd-parallax/parallax/shadow/divergence/record"
 )
 
 // reports keeps what Report is told.
@@ -73,7 +73,7 @@ func TestRunWritesWhatWaitsAtItsEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := sink.records(t)
-	if len(got) != 3 || got[2].Event != eventFolded || got[2].Folded != 1 {
+	if len(got) != 3 || got[2].Event != record.Folded || got[2].Folded != 1 {
 		t.Errorf("want two findings and what was folded, got %v", got)
 	}
 	if l.Run(ctx) == nil {
@@ -218,7 +218,7 @@ func TestReopenAfterRotation(t *testing.T) {
 	l := New(Config{Sink: file})
 	stop := start(l)
 	written := func(n float64) func() bool {
-		return func() bool { return testutil.ToFloat64(l.metrics.records.WithLabelValues(eventConfirmed)) == n }
+		return func() bool { return testutil.ToFloat64(l.metrics.records.WithLabelValues(record.Confirmed)) == n }
 	}
 	confirmKeys(l, "/a")
 	eventually(t, "the first record", written(1))
@@ -243,10 +243,10 @@ func TestABlockedPipeBlocksNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	if err := w.SetWriteDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
-		t.Fatal(err)
-	}
 	for err == nil { // until it is full
+		if err := w.SetWriteDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
 		_, err = w.Write(make([]byte, 4096))
 	}
 	if err := w.SetWriteDeadline(time.Time{}); err != nil {
@@ -260,6 +260,10 @@ func TestABlockedPipeBlocksNobody(t *testing.T) {
 	if lost := testutil.ToFloat64(l.metrics.lost); lost < 44 {
 		t.Errorf("%v of 50 records lost: one is being written, five wait", lost)
 	}
+	confirmKeys(l, "/one/more")
+	eventually(t, "the writer to be blocked", func() bool {
+		return testutil.ToFloat64(l.metrics.lost)+testutil.ToFloat64(l.metrics.waiting) == 50
+	})
 	if err := stop(); err == nil {
 		t.Error("Run must tell that records were not written")
 	}
@@ -283,73 +287,4 @@ func TestAPipeGetsWholeLinesAlsoAfterAShortWrite(t *testing.T) {
 			t.Error(err)
 		}
 	})
-}
-
-// A disk that fills up in the middle of a line, by way of RLIMIT_FSIZE: the
-// kernel writes what fits and refuses the rest.
-func TestAFileTakesNoHalfLine(t *testing.T) {
-	signal.Ignore(syscall.SIGXFSZ)
-	defer signal.Reset(syscall.SIGXFSZ)
-	path := filepath.Join(t.TempDir(), "divergence.ndjson")
-	whole := []byte(strings.Repeat("w", 99) + "\n")
-	file := NewFile(path)
-	defer func() { _ = file.Close() }()
-	if err := file.Open(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := file.Write(whole); err != nil {
-		t.Fatal(err)
-	}
-	var before syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &before); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 150, Max: before.Max}); err != nil {
-		t.Fatal(err)
-	}
-	n, err := file.Write(whole)
-	if restore := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &before); restore != nil {
-		t.Fatal(restore)
-	}
-	if n != 0 || !errors.Is(err, syscall.EFBIG) {
-		t.Errorf("wrote %d, %v: want nothing and EFBIG", n, err)
-	}
-	if b, err := os.ReadFile(path); err != nil || !bytes.Equal(b, whole) {
-		t.Errorf("%v: file is %q", err, b)
-	}
-}
-
-func TestAHalfLineOfAnEarlierProcessIsEnded(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "divergence.ndjson")
-	if err := os.WriteFile(path, []byte("{}\n{\"schema\":\"par"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	file := NewFile(path)
-	for range 2 { // the second time there is nothing to end
-		if err := file.Open(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := file.Write([]byte("{}\n")); err != nil {
-		t.Fatal(err)
-	}
-	if err := file.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := file.Write([]byte("{}\n")); !errors.Is(err, os.ErrClosed) {
-		t.Errorf("write to a closed file: %v", err)
-	}
-	if b, _ := os.ReadFile(path); string(b) != "{}\n{\"schema\":\"par\n{}\n" {
-		t.Errorf("file is %q", b)
-	}
-}
-
-func TestAFIFOWithoutReaderDoesNotBlock(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "fifo")
-	if err := syscall.Mkfifo(path, 0o600); err != nil {
-		t.Skip("no FIFO here:", err)
-	}
-	if err := NewFile(path).Open(); !errors.Is(err, syscall.ENXIO) {
-		t.Errorf("open: %v, want ENXIO", err)
-	}
 }

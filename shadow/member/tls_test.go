@@ -79,7 +79,7 @@ func TestReloadedCertificatesAreUsed(t *testing.T) {
 	until(t, "the member", func() bool { return s.Epoch(m.URL) != 0 })
 	epoch := s.Epoch(m.URL)
 	w.now.Store(a.Client(t, "second"))
-	if r := s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7); r.Err != nil || r.Epoch != epoch {
+	if r := s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7, 0); r.Err != nil || r.Epoch != epoch {
 		t.Fatalf("a reload ended the connection: %+v", r)
 	}
 	seen := func(cn string) (seen bool) {
@@ -106,7 +106,7 @@ func TestAnEpochIsTheConnectionThatAnswersOverTLS(t *testing.T) {
 	until(t, "the member", func() bool { return s.Epoch(m.URL) != 0 })
 	one, before := s.Snapshot().Members[0], s.Epoch(m.URL)
 	for range 5 {
-		if r := one.Range(t.Context(), []byte("a"), nil, 7); r.Err != nil || r.Epoch != before || r.Changed {
+		if r := one.Range(t.Context(), []byte("a"), nil, 7, 0); r.Err != nil || r.Epoch != before || r.Changed {
 			t.Fatalf("%+v in epoch %d", r, before)
 		}
 	}
@@ -118,7 +118,7 @@ func TestAnEpochIsTheConnectionThatAnswersOverTLS(t *testing.T) {
 	m.Restart(t)
 	until(t, "the end of the old connection", func() bool { return one.Epoch() > before })
 	for asked := w.asked.Load(); w.asked.Load() < asked+5; {
-		r := one.Range(t.Context(), []byte("a"), nil, 7)
+		r := one.Range(t.Context(), []byte("a"), nil, 7, 0)
 		if r.Err == nil {
 			t.Fatal("a stranger was answered")
 		}
@@ -132,7 +132,7 @@ func TestAnEpochIsTheConnectionThatAnswersOverTLS(t *testing.T) {
 		return book.count("unreachable") == 1 && s.Health(m.URL) == member.Unknown && s.Reachable(true) == 1
 	})
 	w.now.Store(a.Client(t, "third"))
-	until(t, "an answer", func() bool { return one.Range(t.Context(), []byte("a"), nil, 7).Err == nil })
+	until(t, "an answer", func() bool { return one.Range(t.Context(), []byte("a"), nil, 7, 0).Err == nil })
 	if now := one.Epoch(); now <= refused {
 		t.Errorf("epoch %d after %d: an answer came within the epoch of a refused connection", now, refused)
 	}
@@ -145,7 +145,7 @@ func TestALostConnectionIsToldOverTLS(t *testing.T) {
 	follow(t, s)
 	until(t, "the member", func() bool { return s.Epoch(c.Members[0].URL) != 0 })
 	c.Members[0].Change(func(m *membertest.Member) { m.Range = dying(m) })
-	if r := s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7); r.Err == nil || !r.Lost {
+	if r := s.Snapshot().Members[0].Range(t.Context(), []byte("a"), nil, 7, 0); r.Err == nil || !r.Lost {
 		t.Fatalf("a member that died over a read: %+v", r)
 	}
 }

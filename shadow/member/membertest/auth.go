@@ -58,5 +58,12 @@ func (m *Member) Authenticate(ctx context.Context, req *pb.AuthenticateRequest) 
 	return &pb.AuthenticateResponse{Header: m.header(), Token: token}, nil
 }
 
+// AuthStatus answers with the auth revision.
+func (m *Member) AuthStatus(context.Context, *pb.AuthStatusRequest) (*pb.AuthStatusResponse, error) {
+	m.Lock()
+	defer m.Unlock()
+	return &pb.AuthStatusResponse{Header: m.header(), Enabled: m.User != "", AuthRevision: uint64(m.AuthRevision)}, nil
+}
+
 // Forget all tokens, as etcd does with those that nobody used for 5 min.
 func (m *Member) Forget() { m.Change(func(m *Member) { m.tokens = nil }) }

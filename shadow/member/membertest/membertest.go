@@ -33,13 +33,19 @@ type Member struct {
 	sync.Mutex
 	ID, ClusterID uint64
 	Revision      int64 // in the header of every answer; a higher one that is asked for is FutureRev
+	RaftIndex     uint64
+	Applied       uint64
 	Learner       bool
 	Leader        uint64
 	Version       string
+	Errors        []string // of Status: alarms
 	StatusErr     error
 	ReadErr       error
-	Slow          bool // Status is not answered; HTTP/2 is
-	Removed       bool // from the member list
+	Refuse        map[string]error // by method, before anything else
+	Leases        []int64
+	List          []*pb.Member // nil: the members of the cluster that are not Removed
+	Slow          bool         // Status is not answered; HTTP/2 is
+	Removed       bool         // from the member list
 	// User and Password that the member asks for; none where User is empty.
 	User, Password string
 	JWT            bool          // tokens that outlive the member
@@ -60,6 +66,7 @@ type Member struct {
 	pb.UnimplementedMaintenanceServer
 	pb.UnimplementedClusterServer
 	pb.UnimplementedAuthServer
+	pb.UnimplementedLeaseServer
 }
 
 // Start n members with ids from 1 on, in cluster 100, all at revision.
@@ -116,6 +123,7 @@ func (m *Member) Listen(t testing.TB, addr string) {
 	pb.RegisterKVServer(m.server, kvServer{Member: m})
 	pb.RegisterMaintenanceServer(m.server, m)
 	pb.RegisterClusterServer(m.server, m)
+	pb.RegisterLeaseServer(m.server, m)
 	go func(s *grpc.Server) { _ = s.Serve(l) }(m.server)
 }
 
@@ -140,6 +148,9 @@ func (m *Member) note(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 		}
 	}
 	err := m.admit(ctx, info.FullMethod)
+	if refusal := m.Refuse[info.FullMethod]; refusal != nil {
+		err = refusal
+	}
 	m.Unlock()
 	if err != nil {
 		return nil, err
@@ -193,13 +204,33 @@ func (m *Member) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusRes
 	if m.StatusErr != nil {
 		return nil, m.StatusErr
 	}
-	return &pb.StatusResponse{Header: m.header(), Leader: m.Leader, IsLearner: m.Learner, Version: m.Version}, nil
+	return &pb.StatusResponse{
+		Header: m.header(), Leader: m.Leader, IsLearner: m.Learner, Version: m.Version, Errors: m.Errors,
+		RaftIndex: m.RaftIndex, RaftAppliedIndex: m.Applied, RaftTerm: 2,
+	}, nil
 }
 
-// MemberList lists the members of the cluster that are not Removed.
-func (m *Member) MemberList(context.Context, *pb.MemberListRequest) (*pb.MemberListResponse, error) {
+// LeaseLeases answers with the member's own leases.
+func (m *Member) LeaseLeases(context.Context, *pb.LeaseLeasesRequest) (*pb.LeaseLeasesResponse, error) {
+	m.Lock()
+	defer m.Unlock()
+	resp := &pb.LeaseLeasesResponse{Header: m.header()}
+	for _, id := range m.Leases {
+		resp.Leases = append(resp.Leases, &pb.LeaseStatus{ID: id})
+	}
+	return resp, nil
+}
+
+// MemberList is the member's own where it has one and is asked for it, else that
+// of the cluster.
+func (m *Member) MemberList(_ context.Context, req *pb.MemberListRequest) (*pb.MemberListResponse, error) {
 	m.Lock()
 	resp := &pb.MemberListResponse{Header: m.header()}
+	if m.List != nil && !req.GetLinearizable() {
+		resp.Members = m.List
+		m.Unlock()
+		return resp, nil
+	}
 	m.Unlock()
 	for _, o := range m.cluster.Members {
 		o.Lock()
@@ -224,6 +255,9 @@ func (s kvServer) Range(ctx context.Context, req *pb.RangeRequest) (*pb.RangeRes
 	s.Unlock()
 	if refusal != nil {
 		return nil, refusal
+	}
+	if req.GetCountOnly() && !req.GetSerializable() && req.GetRevision() == 0 && req.GetRangeEnd() == nil {
+		return &pb.RangeResponse{Header: header}, nil // the read of LIN
 	}
 	if !req.GetSerializable() || req.GetRevision() == 0 || req.GetLimit() != 0 && len(req.GetRangeEnd()) == 0 || req.GetKeysOnly() {
 		return nil, status.Error(codes.Internal, "a shadow read that is not of the one form")
