@@ -14,7 +14,7 @@ VCS     := $(shell git status >/dev/null 2>&1 && echo auto || echo false)
 
 .PHONY: help
 help: ## show this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/parallax, static
@@ -35,6 +35,10 @@ test: ## all tests; the first run builds etcd 3.5, 3.6 and 3.7 (some minutes)
 .PHONY: bench
 bench: ## what relaying costs, beside every peer (half an hour; leave the machine alone)
 	cd e2e && $(GO) build -o bin/bench ./bench && exec bin/bench -json bin/bench.json -markdown bin/bench.md
+
+.PHONY: track-record
+track-record: ## real bugs with real etcd members: each named, each control silent (ROUNDS=20, ONLY=18667)
+	cd e2e && $(GO) build -o bin/track-record ./trackrecord && exec bin/track-record -markdown bin/track-record.md $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(ONLY),-only $(ONLY))
 
 .PHONY: lint
 lint: ## tidy, vet and golangci-lint, both modules

@@ -55,6 +55,7 @@ func TestHealthyChaosIsSilent(t *testing.T) {
 			operator := filepath.Join(t.TempDir(), "pause")
 			p := parallax.StartT(t, parallax.Options{Endpoints: c.Endpoints(), Race: true, Flags: []string{
 				"--shadow-pause-file=" + operator, "--sample-reads=1", "--shadow-max-reads-per-second=1000", "--shadow-max-bytes-per-second=64MiB",
+				"--sweep-interval=0", "--probe-auth", // everything that could accuse anybody
 			}})
 			begin := time.Now()
 			ctx, cancel := context.WithTimeout(t.Context(), chaosFor(t))
@@ -71,11 +72,13 @@ func TestHealthyChaosIsSilent(t *testing.T) {
 			silent(t, p)
 			m := metrics(t, p)
 			compared := parallax.Sum(m, "parallax_shadow_checks_total", `verdict="consistent"`)
-			t.Logf("%v of chaos: %d calls answered, %d kills, %d pauses, %d compactions, %d defragmentations, %d leaders moved; %v checks consistent, %v divergent, inconclusive: %s",
+			rounds := parallax.Sum(m, "parallax_probe_rounds_total", `verdict="consistent"`)
+			swept := parallax.Sum(m, "parallax_sweep_keys_total")
+			t.Logf("%v of chaos: %d calls answered, %d kills, %d pauses, %d compactions, %d defragmentations, %d leaders moved; %v checks consistent, %v divergent, %v keys swept, %v rounds of rules consistent, inconclusive: %s",
 				time.Since(begin).Round(time.Second), l.answered.Load(), s.kills, s.pauses, s.compactions, s.defrags, s.moves, compared,
-				parallax.Sum(m, "parallax_shadow_checks_total", `verdict="divergent"`), reasons(m))
-			if s.kills == 0 || compared < 100 {
-				t.Errorf("the test proves nothing: %d kills, %v comparisons", s.kills, compared)
+				parallax.Sum(m, "parallax_shadow_checks_total", `verdict="divergent"`), swept, rounds, reasons(m))
+			if s.kills == 0 || compared < 100 || swept == 0 || rounds == 0 {
+				t.Errorf("the test proves nothing: %d kills, %v comparisons, %v keys swept, %v rounds", s.kills, compared, swept, rounds)
 			}
 		})
 	}

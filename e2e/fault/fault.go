@@ -122,3 +122,19 @@ func ShiftConsistentIndex(db string, n int64) (index uint64, err error) {
 	})
 	return index, err
 }
+
+// DeleteLease removes a lease, and not the keys that were written with it: they
+// stay when the lease ends.
+func DeleteLease(db string, lease int64) error {
+	return editDB(db, func(tx *bbolt.Tx) error {
+		bucket := tx.Bucket(leaseBucket)
+		if bucket == nil {
+			return fmt.Errorf("no bucket %q: is it the database of an etcd member", leaseBucket)
+		}
+		id := binary.BigEndian.AppendUint64(nil, uint64(lease))
+		if bucket.Get(id) == nil {
+			return fmt.Errorf("there is no lease %x", lease)
+		}
+		return bucket.Delete(id)
+	})
+}

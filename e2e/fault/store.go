@@ -22,6 +22,7 @@ const tombstoneMark = 't'
 var (
 	keyBucket            = []byte("key")
 	metaBucket           = []byte("meta")
+	leaseBucket          = []byte("lease")
 	consistentIndexField = []byte("consistent_index")
 )
 
