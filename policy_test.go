@@ -36,7 +36,7 @@ var arrows = map[string][]string{
 	"proxy/tap":                nil,
 	"proxy/transport":          nil,
 	"proxy/wire":               nil,
-	"shadow":                   {"shadow/ask", "shadow/divergence", "shadow/evidence", "shadow/judge", "shadow/member"},
+	"shadow":                   {"shadow/ask", "shadow/divergence", "shadow/evidence", "shadow/judge", "shadow/judge/drift", "shadow/member"},
 	"shadow/diagnose":          {"shadow/ask", "shadow/judge", "shadow/judge/drift", "shadow/member"},
 	"shadow/evidence":          {"shadow/divergence", "shadow/judge", "shadow/member"},
 	"shadow/follow":            {"shadow/ask", "shadow/divergence", "shadow/divergence/record", "shadow/judge", "shadow/member"},

@@ -271,3 +271,6 @@ func (v *verified) remove(kvs []judge.KV) {
 		v.entries.Remove(verifiedKey(kv))
 	}
 }
+
+// clear forgets all of them.
+func (v *verified) clear() { v.entries.Purge() }

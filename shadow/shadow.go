@@ -10,6 +10,7 @@ import (
 	"context"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"github.com/etcd-parallax/parallax/shadow/ask"
 	"github.com/etcd-parallax/parallax/shadow/divergence"
 	"github.com/etcd-parallax/parallax/shadow/judge"
+	"github.com/etcd-parallax/parallax/shadow/judge/drift"
 	"github.com/etcd-parallax/parallax/shadow/member"
 )
 
@@ -303,6 +305,12 @@ func (s *Shadow) recheckOpen(ctx context.Context) {
 func (s *Shadow) recheckSome() {
 	if snap := s.Members.Snapshot(); snap.Cluster != 0 {
 		s.Log.Members(snap.Cluster, snap.Listed)
+	}
+	// Where revisions drift, a key that was equal may have been written at other revisions since, and look as it did.
+	if slices.ContainsFunc(s.Log.OpenCluster(), func(f divergence.OpenCluster) bool {
+		return f.Rule == string(drift.RuleREV) || f.Rule == string(drift.RuleLIN)
+	}) {
+		s.verified.clear()
 	}
 	for _, f := range s.Log.Open(rechecks) {
 		s.look(&check{target: target{Question: judge.Question{Key: f.Key}, kind: recheck}, known: s.verified, since: time.Now()})

@@ -2,12 +2,15 @@ package shadow
 
 import (
 	"testing"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/etcd-parallax/parallax/shadow/divergence"
+	"github.com/etcd-parallax/parallax/shadow/judge"
 	"github.com/etcd-parallax/parallax/shadow/member/membertest"
 )
 
@@ -63,4 +66,23 @@ func TestDoubt(t *testing.T) {
 			}
 		})
 	}
+}
+
+// While revisions drift, what was verified before is not taken for verified: the member that applied an entry twice still answers the old revisions
+// as all others do.
+func TestADriftVoidsWhatWasVerified(t *testing.T) {
+	r := newRig(t, func(s *Shadow) { s.Recheck = 20 * time.Millisecond })
+	r.allHold(red())
+	r.Observe(r.put("a"))
+	r.verdicts(1, write, judge.Consistent, "")
+	snap := r.Members.Snapshot()
+	var groups []divergence.ClusterGroup
+	for i, m := range snap.Members[:2] {
+		groups = append(groups, divergence.ClusterGroup{Members: []divergence.Member{{ID: m.ID}}, Shows: "a revision", Revision: int64(9 - i)})
+	}
+	r.Log.ConfirmCluster(divergence.ClusterEvidence{Cluster: snap.Cluster, Rule: "REV", Groups: groups, Gap: 1, Layer: "apply"})
+	r.until("the key to be looked at again", func() bool {
+		r.Observe(r.get(0, red()))
+		return r.ended() > 1
+	})
 }

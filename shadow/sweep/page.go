@@ -50,8 +50,11 @@ func (s *Sweep) step(ctx context.Context, p *pass) stall {
 		end, q.End = from, from
 	}
 	if p.ruler.lost {
-		end = s.scout(ctx, p, members, q, end)
-		q.End = open(end)
+		nearby, st := s.scout(ctx, p, members, q, end)
+		if st.reason != "" {
+			return st
+		}
+		end, q.End = nearby, open(nearby)
 	}
 	pages := s.Ask.Pages(ctx, members, q, p.limit, false)
 	if st := s.heard(p, end, pages); st.reason != "" {
@@ -73,17 +76,34 @@ func (s *Sweep) step(ctx context.Context, p *pass) stall {
 
 // scout asks one member, where nobody knows how many keys there are, so that not
 // all of them walk them. It returns a nearer end when there are many.
-func (s *Sweep) scout(ctx context.Context, p *pass, members []*member.Member, q judge.Question, end []byte) []byte {
-	i := int(p.Pages) % len(members)
-	a := s.Ask.Pages(ctx, members[i:i+1], q, min(firstKeys, p.limit), false)[0]
-	p.Bytes += int64(a.Bytes)
-	s.Metrics.read(a.Member, a.Bytes)
+func (s *Sweep) scout(ctx context.Context, p *pass, members []*member.Member, q judge.Question, end []byte) ([]byte, stall) {
+	i, limit := int(p.Pages)%len(members), min(firstKeys, p.limit)
+	pages := s.Ask.Pages(ctx, members[i:i+1], q, limit, false)
+	if pages[0].Kind == judge.Unreachable {
+		s.blame(ctx, members[(i+1)%len(members)], q, end, limit)
+	}
+	if st := s.heard(p, end, pages); st.reason != "" {
+		return nil, st
+	}
+	a := pages[0]
 	n := len(a.KVs)
-	if a.Kind != judge.OK || n == 0 || a.Count <= walkFactor*p.limit {
-		return end // if it did not answer, it does not answer what all are asked, either
+	if n == 0 || a.Count <= walkFactor*p.limit {
+		return end, stall{}
 	}
 	p.ruler.remember(end, a.Count)
-	return append(bytes.Clone(a.KVs[n-1].Key), 0)
+	return append(bytes.Clone(a.KVs[n-1].Key), 0), stall{}
+}
+
+// blame, where a member was lost over a question whose end is far, only the keys
+// that it read: another member tells which.
+func (s *Sweep) blame(ctx context.Context, other *member.Member, q judge.Question, end []byte, limit int64) {
+	first := q
+	first.End = append(bytes.Clone(q.Key), 0)
+	s.Ask.Poison.Narrow(q, first.End)
+	q.Key = first.End
+	pages := s.Ask.Pages(ctx, []*member.Member{other}, q, limit, false)
+	s.Metrics.read(other.ID, pages[0].Bytes)
+	s.Ask.Poison.Narrow(first, open(furthest(pages, end)))
 }
 
 // pin finds the highest revision that all members can answer, and keeps it for a

@@ -10,10 +10,10 @@ import (
 )
 
 const (
-	// mostKeys of a page, and so the entries of the index that one read walks.
-	mostKeys = 512
-	// pageBytes is how large a page is to be; a smaller budget makes smaller ones.
-	pageBytes = 512 << 10
+	// mostKeys of a page, and so the entries of the index that one read walks; more where speed is all that counts.
+	mostKeys, mostKeysAtOnce = 512, 1024
+	// pageBytes is how large a page is to be at most, and at most this share of what may be read in a second.
+	pageBytes, pageShare = 1280 << 10, 8
 	// firstKeys are asked for before anything is known of the values' size.
 	firstKeys = 16
 	// heaviest is what a page may become, by the largest value that was seen, when values of one
@@ -91,6 +91,9 @@ func (s *Sweep) newPass(from, stop []byte) *pass {
 		from = []byte{0} // the first key there can be
 	}
 	p := &pass{from: from, stop: stop, limit: firstKeys, most: mostKeys, away: map[uint64]judge.Reason{}}
+	if s.Ask.Budget().Bytes >= unthrottled {
+		p.most = mostKeysAtOnce
+	}
 	if s.most > 0 {
 		p.limit, p.most = min(p.limit, s.most), s.most
 	}
@@ -148,7 +151,7 @@ func (p *pass) fits(kvs []judge.KV, size int, budget float64) {
 	for _, kv := range kvs {
 		p.largest = max(p.largest, int64(len(kv.Key)+len(kv.Value)))
 	}
-	target := max(pageLeast, min(pageBytes, int64(min(budget, pageBytes))))
+	target := max(pageLeast, int64(min(pageBytes, budget/pageShare)))
 	most := min(p.most, heaviest/max(1, p.largest), target*int64(len(kvs))/int64(max(1, size)))
 	p.limit = max(1, min(most, 4*p.limit))
 }

@@ -203,8 +203,32 @@ func TestAPoisonedRangeIsPassedOver(t *testing.T) {
 	if !b.Ask.Poison.Covers(q) {
 		t.Error("it is read again")
 	}
-	if g := r.Gaps[0]; r.Keys < 2000-2*mostKeys {
+	if g := r.Gaps[0]; r.Keys < 900 {
 		t.Errorf("only %d keys were compared, the gap is [%q, %q)", r.Keys, g.From, g.To)
+	}
+}
+
+// Where nobody knows how many keys there are, what is poisoned is only what was read.
+func TestAMemberIsLostOverAFarEnd(t *testing.T) {
+	b := newBench(t)
+	b.hold(kvs(numbered(5000), 10))
+	b.stores[2].change("/k/04000", spoil)
+	var once atomic.Bool
+	for i, s := range b.stores {
+		s.before = func(req *pb.RangeRequest) error {
+			q := judge.Question{Key: req.GetKey(), End: req.GetRangeEnd()}
+			if len(q.Key) == 1 && q.Covers([]byte("/k/00000")) && once.CompareAndSwap(false, true) {
+				<-kill(t, b.cluster.Members[i])
+			}
+			return nil
+		}
+	}
+	r := b.once(t, "", "")
+	if r.GapCount != 1 || r.Gaps[0].Reason != judge.Poisoned.Reason() || r.Keys < 4900 || !slices.Equal(b.differing(), []string{"/k/04000"}) {
+		t.Errorf("%+v, %q", r, b.differing())
+	}
+	if !b.Ask.Poison.Covers(judge.Question{Key: []byte("/k/00000")}) || b.Ask.Poison.Covers(judge.Question{Key: []byte("/k/02000")}) {
+		t.Error("the wrong keys are poisoned")
 	}
 }
 

@@ -7,6 +7,7 @@ package sweep
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,14 +54,16 @@ type Progress struct {
 	Stalled                       judge.Reason
 }
 
-// Timeout of one read, for the Asker. Where nobody knows how many keys there are, a member may walk
-// millions of them once.
+// Timeout of one read, where the Asker has none of its own. Where nobody knows how many keys there are,
+// a member may walk millions of them once.
 const Timeout = 10 * time.Second
+
+const unthrottled = 1e12 // a second
 
 // Budget of each member for a sweep; 0 is none.
 func Budget(bytesPerSecond int64) ask.Budget {
 	if bytesPerSecond <= 0 {
-		return ask.Budget{Reads: 1e9, Bytes: 1e12}
+		return ask.Budget{Reads: unthrottled, Bytes: unthrottled}
 	}
 	return ask.Budget{Reads: 100, Bytes: float64(bytesPerSecond)}
 }
@@ -101,6 +104,7 @@ const (
 // lasts since a time: an error ends the pass.
 func (s *Sweep) walk(ctx context.Context, p *pass, due func(p *pass) time.Time, stalled func(st stall, since time.Time) error) error {
 	s.init()
+	s.Ask.Timeout = cmp.Or(s.Ask.Timeout, Timeout)
 	var since time.Time
 	wait := firstWait
 	for !p.done {

@@ -39,11 +39,11 @@ func TestAPageWalksNoMoreThanItNeeds(t *testing.T) {
 			walked, reads, over := 0, 0, 0
 			for _, n := range b.stores[0].walked {
 				walked, reads = walked+n, reads+1
-				if n > walkFactor*mostKeys {
+				if n > walkFactor*mostKeysAtOnce {
 					over++
 				}
 			}
-			t.Logf("%d keys: %d reads, %d entries walked, %d reads walked more than %d", r.Keys, reads, walked, over, walkFactor*mostKeys)
+			t.Logf("%d keys: %d reads, %d entries walked, %d reads walked more than %d", r.Keys, reads, walked, over, walkFactor*mostKeysAtOnce)
 			if r.Keys != int64(len(all)) || r.GapCount != 0 || len(r.Away) != 0 {
 				t.Errorf("%+v", r)
 			}

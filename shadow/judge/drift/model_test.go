@@ -220,7 +220,7 @@ func (d *dice) entry(truth *state) entry {
 	case grant, revoke:
 		e.lease = 1 + x%modelLeases
 	case conf:
-		e.to = []uint8{learner, voter, removed, 10, 11}[x%5]
+		e.to = []uint8{learner, voter, removed, 10, 11, 10, 11, 10}[x%8]
 	case compact:
 		e.revision = truth.rev - int64(x)
 	}
@@ -242,6 +242,10 @@ func newDice(seed uint64) *dice {
 	if only := d.IntN(2 * len(d.asks)); only < len(d.asks) {
 		d.asks = make([]int, len(d.asks))
 		d.asks[only] = 1
+	}
+	if d.IntN(8) == 0 { // an idle cluster, but for its membership and some writes
+		d.entries = make([]int, len(d.entries))
+		d.entries[put], d.entries[conf] = 1, 1
 	}
 	return d
 }

@@ -29,6 +29,9 @@ func (p *prober) move(r, other *replica) {
 			p.step(runner)
 		}
 	case 3: // catches up
+		if p.IntN(2) == 0 {
+			p.learn(runner, uint64(len(p.log)))
+		}
 		for runner.up && (runner.half || runner.position < runner.committed) {
 			p.step(runner)
 		}
