@@ -103,18 +103,18 @@ func TestNobodyIsMovedWhereNobodyIsWell(t *testing.T) {
 	if n := moved(t, p); n != 0 {
 		t.Errorf("%v connections were moved", n)
 	}
+	for i, g := range guests {
+		if !g.stayed() {
+			t.Errorf("guest %d lost its connection", i)
+		}
+	}
 	for _, m := range c.Members[1:] {
 		resume(t, m)
 	}
 	if err := c.WaitReady(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	hears(t, guests, "after")
-	for i, g := range guests {
-		if !g.stayed() {
-			t.Errorf("guest %d lost its connection", i)
-		}
-	}
+	hears(t, guests, "after") // on a busy machine the first two are well before the third, and its guests are moved then
 }
 
 // A member that is cut off from the others answers pings and serializable reads, and nothing else. Its clients are moved; and so are those of one

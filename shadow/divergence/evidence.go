@@ -54,7 +54,6 @@ const (
 	TriggerRecheck      = "recheck"
 	TriggerWatch        = "watch"
 	TriggerSweep        = "sweep"
-	TriggerFollow       = "follow"
 )
 
 // Trigger is the call that made Parallax look.
@@ -95,7 +94,7 @@ var (
 	fieldNames   = []string{"present", "value", "create_revision", "mod_revision", "version", "lease"}
 	ruleNames    = []string{RulePIN, RuleOracle, RuleServedWrong, RuleWatch}
 	triggerNames = []string{
-		TriggerRead, TriggerWrite, TriggerRefusedWrite, TriggerRecheck, TriggerWatch, TriggerSweep, TriggerFollow,
+		TriggerRead, TriggerWrite, TriggerRefusedWrite, TriggerRecheck, TriggerWatch, TriggerSweep,
 	}
 	basisNames = []Basis{BasisQuorum, BasisOracle, BasisNone}
 )

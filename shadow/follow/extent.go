@@ -8,7 +8,6 @@ import (
 
 	"github.com/etcd-parallax/parallax/shadow/divergence/record"
 	"github.com/etcd-parallax/parallax/shadow/judge"
-	"github.com/etcd-parallax/parallax/shadow/member"
 )
 
 const (
@@ -30,7 +29,6 @@ const (
 type extent struct {
 	record.Extent
 	prefixes map[string]int64
-	bytes    int // of answers of one member
 }
 
 // extent compares the keys around the key. With a kind other than OK, something of what was to be compared could not be.
@@ -75,13 +73,12 @@ func (t *trail) renew(ctx context.Context) judge.Kind {
 func (t *trail) sweep(ctx context.Context, e *extent, s span) judge.Kind {
 	limit := min(t.limit(t.size), firstPage)
 	for renewed := 0; !s.empty(); {
-		if e.bytes >= mostBytes || t.visited >= mostVisited {
+		if t.bytes >= mostBytes || t.visited >= mostVisited {
 			return bounded
 		}
 		p, k := t.page(ctx, s, limit)
 		switch {
 		case k == judge.Exhausted && limit > 1:
-			e.bytes += member.MaxAnswer // as much came, at most, for nothing
 			limit = max(1, limit/8)
 			continue
 		case (k == judge.Compacted || k == judge.FutureRev) && renewed < renewals:
@@ -209,7 +206,6 @@ func (e *extent) add(t *trail, p page) {
 	e.KeysCompared += int64(p.keys)
 	e.KeysDiffering += int64(len(p.diffs))
 	e.ShiftedOnly += int64(len(p.moved))
-	e.bytes += p.bytes
 	for _, d := range p.diffs {
 		e.prefixes[string(d.Key[:bytes.LastIndexByte(d.Key, '/')+1])]++
 		if len(e.ExampleKeys) < examples {

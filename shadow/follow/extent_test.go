@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/etcd-parallax/parallax/shadow/divergence"
+	"github.com/etcd-parallax/parallax/shadow/member"
 	"github.com/etcd-parallax/parallax/shadow/member/membertest"
 )
 
@@ -81,7 +82,7 @@ func TestADenseDirectory(t *testing.T) {
 
 // The neighbors to the left and to the right that fit are compared, where the whole directory does not.
 func TestNeighborsToBothSides(t *testing.T) {
-	for _, key := range []string{"/a/02000", "/a/01999", "/a/01000", "/a/03333", "/a/00000", "/a/03999"} {
+	for _, key := range []string{"/a/02000", "/a/01999", "/a/00000"} {
 		r := newRig(t)
 		r.fill("/a/", 4000)
 		r.apply(op{key: "/b/1"})
@@ -154,7 +155,7 @@ func TestLargeValuesComeInSmallPages(t *testing.T) {
 	if got.Extent.KeysDiffering != 2 || got.Extent.KeysCompared < 20 || got.Extent.Complete {
 		t.Errorf("%+v", got.Extent)
 	}
-	if n := testutil.ToFloat64(r.Metrics.bytes.WithLabelValues("1")); n > mostBytes+(2<<20) {
+	if n := testutil.ToFloat64(r.Metrics.bytes.WithLabelValues("1")); n > mostBytes+member.MaxAnswer { // one answer more, at most
 		t.Errorf("%v bytes", n)
 	}
 }

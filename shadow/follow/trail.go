@@ -37,6 +37,7 @@ type trail struct {
 	both    int64    // keys that were counted for both sides together
 	counts  int      // of how many spans the keys were counted
 	visited int64    // keys that a member walked over
+	bytes   int      // of the answers of one member
 	shifted bool     // the key itself has equal content under other revisions
 	moved   [][]byte // so have these, of all that were compared
 	alike   int64    // the highest mod_revision of a key that all of them have alike
@@ -168,6 +169,11 @@ func heard(members []*member.Member, first []judge.Answer) []*member.Member {
 func (t *trail) ask(ctx context.Context, members []*member.Member, q judge.Question, limit int64) (pages []ask.Page, k judge.Kind) {
 	k = t.f.patiently(ctx, patience, func() judge.Kind {
 		pages = t.f.Ask.Pages(ctx, members, q, limit, false)
+		largest := 0
+		for _, p := range pages {
+			largest = max(largest, p.Bytes)
+		}
+		t.bytes += largest // also of what came in vain
 		return t.worst(pages)
 	})
 	return pages, k
