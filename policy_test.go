@@ -41,7 +41,7 @@ var arrows = map[string][]string{
 	"shadow/evidence":          {"shadow/divergence", "shadow/judge", "shadow/member"},
 	"shadow/follow":            {"shadow/ask", "shadow/divergence", "shadow/divergence/record", "shadow/judge", "shadow/member"},
 	"shadow/judge/drift":       nil,
-	"shadow/probe":             {"shadow/divergence", "shadow/judge", "shadow/judge/drift", "shadow/member"},
+	"shadow/probe":             {"shadow/divergence", "shadow/evidence", "shadow/judge", "shadow/judge/drift", "shadow/member"},
 	"shadow/sweep":             {"shadow/ask", "shadow/divergence", "shadow/evidence", "shadow/judge", "shadow/member"},
 	"shadow/ask":               {"shadow/judge", "shadow/member"},
 	"shadow/divergence":        {"shadow/divergence/record"},

@@ -117,7 +117,10 @@ func (s *sampler) event(now time.Time) dropped {
 	if s.paused.Load() || r.ReadsPerSecond <= 0 || r.BytesPerSecond <= 0 {
 		return dropPaused
 	}
-	if p := s.events.open(now, r.ReadsPerSecond); p < 1 && rand.Float64() >= p || float64(s.waiting()) >= r.ReadsPerSecond {
+	if float64(s.waiting()) >= r.ReadsPerSecond {
+		return dropBusy
+	}
+	if p := s.events.open(now, r.ReadsPerSecond); p < 1 && rand.Float64() >= p {
 		return dropBusy
 	}
 	return taken

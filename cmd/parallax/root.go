@@ -32,9 +32,6 @@ type process struct {
 	hangup <-chan struct{}
 }
 
-// usageError is a mistake on the command line.
-type usageError struct{ error }
-
 // run is the whole program but for os.Exit.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
 	errOut := newAsyncWriter(stderr)
@@ -59,9 +56,6 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if inspected {
 		return found.Code
 	}
-	if _, ok := errors.AsType[usageError](err); ok {
-		return exitUsage
-	}
 	if _, ok := errors.AsType[inspect.UsageError](err); ok {
 		return exitUsage
 	}
@@ -85,7 +79,7 @@ differ at one revision, it says so: which key, which members, which revision, wh
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())}
+		return inspect.Usage("%w: see %s --help", err, cmd.CommandPath())
 	})
 	root.AddCommand(serveCommand(environ, stdout, stderr), inspect.Check(stdout, stderr), inspect.Diagnose(stdout, stderr), inspect.Runbook(stdout),
 		configCommand(environ), versionCommand())
@@ -104,7 +98,7 @@ func strictHelp(help *cobra.Command) {
 		if found, rest, err := cmd.Root().Find(args); err == nil && len(rest) == 0 && found != nil {
 			return nil
 		}
-		return usageError{fmt.Errorf("no help for %s: see parallax --help", quoted(strings.Join(args, " ")))}
+		return inspect.Usage("no help for %s: see parallax --help", inspect.Quoted(strings.Join(args, " ")))
 	}
 }
 
@@ -121,7 +115,7 @@ func group(cmd *cobra.Command) *cobra.Command {
 		if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
 			hint = "did you mean " + cmd.CommandPath() + " " + similar[0] + "?"
 		}
-		return usageError{fmt.Errorf("unknown command %s: %s", quoted(args[0]), hint)}
+		return inspect.Usage("unknown command %s: %s", inspect.Quoted(args[0]), hint)
 	}
 	return cmd
 }
@@ -131,16 +125,8 @@ func noArguments(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	return usageError{fmt.Errorf("unexpected argument %s: %s takes only flags; write lists with commas and no blanks, and bools as --shadow=false",
-		quoted(args[0]), cmd.CommandPath())}
-}
-
-// quoted does not repeat what may be a URL with a password.
-func quoted(s string) string {
-	if strings.Contains(s, "@") {
-		return "(not shown: it may hold a password)"
-	}
-	return fmt.Sprintf("%q", s)
+	return inspect.Usage("unexpected argument %s: %s takes only flags; write lists with commas and no blanks, and bools as --shadow=false",
+		inspect.Quoted(args[0]), cmd.CommandPath())
 }
 
 func serveCommand(environ []string, stdout io.Writer, stderr *asyncWriter) *cobra.Command {

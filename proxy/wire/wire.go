@@ -122,9 +122,3 @@ func (c *Conn) SetReadDeadline(t time.Time) error { return c.conn.SetReadDeadlin
 
 // SetWriteDeadline makes a Write that waits at t, and every later one, fail for good.
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.conn.SetWriteDeadline(t) }
-
-// RemoteAddr is the other side's address.
-func (c *Conn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
-
-// LocalAddr is the address on our side.
-func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }

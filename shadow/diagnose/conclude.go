@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/etcd-parallax/parallax/shadow/judge"
 )
 
 // Conclusion of a report.
@@ -90,30 +92,26 @@ func (f *Facts) divergent(c *Conclusion) {
 func (f *Facts) name(c *Conclusion) {
 	c.Basis = "none"
 	for _, x := range f.Found {
-		for i, g := range x.Groups {
-			if !f.quorum(g.Members) {
-				continue
-			}
-			c.Basis = "quorum"
-			for j, other := range x.Groups {
-				if i != j {
-					c.Differs = append(c.Differs, other.Members...)
-				}
-			}
+		var d judge.Diff
+		for _, g := range x.Groups {
+			d.Groups = append(d.Groups, judge.Group{Members: as[uint64](g.Members)})
+		}
+		if basis, differs := judge.WhoDiffers(d, as[uint64](f.Voters)); basis == judge.BasisQuorum {
+			c.Basis = string(basis)
+			c.Differs = append(c.Differs, as[ID](differs)...)
 		}
 	}
 	slices.Sort(c.Differs)
 	c.Differs = slices.Compact(c.Differs)
 }
 
-func (f *Facts) quorum(members []ID) bool {
-	n := 0
-	for _, v := range f.Voters {
-		if slices.Contains(members, v) {
-			n++
-		}
+// as converts ids between the report's form and the judge's.
+func as[To, From ~uint64](ids []From) []To {
+	out := make([]To, len(ids))
+	for i, id := range ids {
+		out[i] = To(id)
 	}
-	return n > len(f.Voters)/2
+	return out
 }
 
 // tell one difference in a line.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/etcd-parallax/parallax/shadow/divergence"
+	"github.com/etcd-parallax/parallax/shadow/evidence"
 	"github.com/etcd-parallax/parallax/shadow/judge"
 	"github.com/etcd-parallax/parallax/shadow/judge/drift"
 	"github.com/etcd-parallax/parallax/shadow/member"
@@ -39,10 +40,10 @@ func (p *Probe) report(snap *member.Snapshot, f drift.Finding) {
 	basis, differs := whoDiffers(f.Groups, snap.Voters)
 	e := divergence.ClusterEvidence{
 		Cluster: snap.Cluster, Rule: string(f.Rule), Subject: f.Subject, Gap: f.Gap,
-		Basis: basis, Differs: named(snap, differs), Members: named(snap, snap.Listed), At: now,
+		Basis: basis, Differs: evidence.Named(snap, differs), Members: evidence.Named(snap, snap.Listed), At: now,
 	}
 	for _, g := range f.Groups {
-		e.Groups = append(e.Groups, divergence.ClusterGroup{Members: named(snap, g.Members), Shows: g.Shows, Revision: g.Revision})
+		e.Groups = append(e.Groups, divergence.ClusterGroup{Members: evidence.Named(snap, g.Members), Shows: g.Shows, Revision: g.Revision})
 	}
 	p.Log.ConfirmCluster(e)
 }
@@ -60,18 +61,6 @@ func whoDiffers(groups []drift.Group, voters []uint64) (divergence.Basis, []uint
 	}
 	basis, differs := judge.WhoDiffers(d, voters)
 	return divergence.Basis(basis), differs
-}
-
-// named gives members their names and URLs.
-func named(snap *member.Snapshot, ids []uint64) []divergence.Member {
-	all := make([]divergence.Member, len(ids))
-	for i, id := range ids {
-		all[i] = divergence.Member{ID: id}
-		if m := snap.Member(id); m != nil {
-			all[i].Name, all[i].Endpoint = m.Name, m.URL
-		}
-	}
-	return all
 }
 
 // grouped makes one finding of pairs that differ, the widest first: whoever was

@@ -9,9 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -66,12 +64,9 @@ EXIT CODES
 	cmd.Flags().Int64Var(&o.most, "max-findings", 1000, "stop when so many keys are found differing; 0: never")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return usage("unexpected argument %s: check takes only flags; write lists with commas and no blanks", quoted(args[0]))
+			return Usage("unexpected argument %s: check takes only flags; write lists with commas and no blanks", Quoted(args[0]))
 		}
-		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
-		defer stop()
-		context.AfterFunc(ctx, stop) // a second one ends the process
-		return o.run(ctx, stdout, stderr)
+		return untilSignal(cmd, func(ctx context.Context) error { return o.run(ctx, stdout, stderr) })
 	}
 	return cmd
 }
@@ -84,7 +79,7 @@ func bytesOf(flag, s string) ([]byte, error) {
 	}
 	b, err := base64.StdEncoding.DecodeString(encoded)
 	if err != nil {
-		return nil, usage("--%s: what follows base64: is none: %w", flag, err)
+		return nil, Usage("--%s: what follows base64: is none: %w", flag, err)
 	}
 	return b, nil
 }
@@ -99,21 +94,15 @@ func (o *comparison) run(ctx context.Context, stdout, stderr io.Writer) error {
 	case err != nil:
 		return err
 	case o.output != "table" && o.output != "json" && o.output != "ndjson":
-		return usage("--output is %s: use table, json or ndjson", quoted(o.output))
+		return Usage("--output is %s: use table, json or ndjson", Quoted(o.output))
 	case o.rate < 0 || o.most < 0:
-		return usage("--rate and --max-findings cannot be negative")
+		return Usage("--rate and --max-findings cannot be negative")
 	case len(from) > 0 && len(prefix) > 0 && bytes.Compare(from, prefix) > 0 && !bytes.HasPrefix(from, prefix):
-		return usage("--from-key lies behind all keys of --prefix")
+		return Usage("--from-key lies behind all keys of --prefix")
 	}
 	c, err := o.connect(ctx)
-	if _, wrong := errors.AsType[UsageError](err); wrong {
-		return err
-	}
 	if err != nil {
-		if ctx.Err() != nil {
-			err = errors.New("interrupted before the members were known")
-		}
-		return ExitError{Code: exitInconclusive, Err: err}
+		return err
 	}
 	defer c.Close()
 	return o.compare(ctx, c, from, prefix, stdout, stderr)

@@ -8,12 +8,15 @@ import (
 	"maps"
 	"net"
 	"os"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/etcd-parallax/parallax/proxy/certs"
@@ -39,10 +42,18 @@ func (t *target) flags(fs *pflag.FlagSet) {
 	fs.StringVar(&t.passwordFile, "password-file", "", "file with the password of --user, one line")
 }
 
+// untilSignal runs a command. The first SIGINT or SIGTERM ends its context, a second one the process.
+func untilSignal(cmd *cobra.Command, run func(context.Context) error) error {
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	return run(ctx)
+}
+
 // check finds what is wrong before anybody is asked.
 func (t *target) check() error {
 	if len(t.endpoints) == 0 {
-		return usage("--endpoints is empty: give at least one http://HOST:PORT or https://HOST:PORT")
+		return Usage("--endpoints is empty: give at least one http://HOST:PORT or https://HOST:PORT")
 	}
 	secure := false
 	for i, e := range t.endpoints {
@@ -51,25 +62,25 @@ func (t *target) check() error {
 			return UsageError{err}
 		}
 		if slices.Contains(t.endpoints[:i], u) {
-			return usage("--endpoints: %s is there twice: remove one", u)
+			return Usage("--endpoints: %s is there twice: remove one", u)
 		}
 		t.endpoints[i] = u
 		secure = secure || strings.HasPrefix(u, "https://")
 	}
 	switch o := t.tls; {
 	case !secure && o != certs.ClientOptions{}:
-		return usage("flags of TLS are given, but no endpoint is https: write https://HOST:PORT (HOST:PORT alone is http), or leave them out")
+		return Usage("flags of TLS are given, but no endpoint is https: write https://HOST:PORT (HOST:PORT alone is http), or leave them out")
 	case o.CACert != "" && o.InsecureSkipVerify:
-		return usage("--insecure-skip-tls-verify makes --cacert useless, every certificate is taken: remove one of them")
+		return Usage("--insecure-skip-tls-verify makes --cacert useless, every certificate is taken: remove one of them")
 	case strings.Contains(t.user, ":"):
-		return usage("--user (not shown) holds a colon, as USER:PASSWORD does: give the user only, and the password in the file of --password-file")
+		return Usage("--user (not shown) holds a colon, as USER:PASSWORD does: give the user only, and the password in the file of --password-file")
 	case (t.user == "") != (t.passwordFile == ""):
-		return usage("--user and --password-file stand together: give both, or none")
+		return Usage("--user and --password-file stand together: give both, or none")
 	}
 	if t.passwordFile != "" {
 		f, err := os.Open(t.passwordFile)
 		if err != nil {
-			return usage("--password-file: %w: name a file that parallax may read", err)
+			return Usage("--password-file: %w: name a file that parallax may read", err)
 		}
 		_ = f.Close() // nothing was written
 	}
@@ -88,11 +99,11 @@ func endpoint(s string) (string, error) {
 	}
 	scheme = strings.ToLower(scheme)
 	if scheme != "http" && scheme != "https" {
-		return "", fmt.Errorf("--endpoints: %s has an unknown scheme: %s", quoted(s), want)
+		return "", fmt.Errorf("--endpoints: %s has an unknown scheme: %s", Quoted(s), want)
 	}
 	host, port, err := net.SplitHostPort(strings.TrimSuffix(address, "/"))
 	if n, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || n == 0 || host == "" || strings.ContainsAny(host, "/?# ") {
-		return "", fmt.Errorf("--endpoints: %s is no address: %s", quoted(s), want)
+		return "", fmt.Errorf("--endpoints: %s is no address: %s", Quoted(s), want)
 	}
 	return scheme + "://" + net.JoinHostPort(host, port), nil
 }
@@ -133,7 +144,10 @@ func (t *target) connect(ctx context.Context) (*connection, error) {
 	go func() { defer close(c.ended); _ = c.Run(running) }() // ends only with its context
 	if err := c.know(ctx); err != nil {
 		c.Close()
-		return nil, err
+		if ctx.Err() != nil {
+			err = errors.New("interrupted before the members were known")
+		}
+		return nil, ExitError{Code: exitInconclusive, Err: err}
 	}
 	c.hear(ctx)
 	return c, nil

@@ -3,13 +3,9 @@ package inspect
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -60,12 +56,9 @@ EXIT CODES
 	cmd.Flags().StringVar(&d.output, "output", "text", "text or json")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return usage("unexpected argument %s: diagnose takes only flags; write lists with commas and no blanks", quoted(args[0]))
+			return Usage("unexpected argument %s: diagnose takes only flags; write lists with commas and no blanks", Quoted(args[0]))
 		}
-		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
-		defer stop()
-		context.AfterFunc(ctx, stop) // a second one ends the process
-		return d.run(ctx, stdout, stderr)
+		return untilSignal(cmd, func(ctx context.Context) error { return d.run(ctx, stdout, stderr) })
 	}
 	return cmd
 }
@@ -73,20 +66,14 @@ EXIT CODES
 func (d *diagnosis) run(ctx context.Context, stdout, stderr io.Writer) error {
 	switch {
 	case d.output != "text" && d.output != "json":
-		return usage("--output is %s: use text or json", quoted(d.output))
+		return Usage("--output is %s: use text or json", Quoted(d.output))
 	case d.duration < shortestLook || d.duration > longestLook:
-		return usage("--duration is %s: use %s to %s", d.duration, shortestLook, longestLook)
+		return Usage("--duration is %s: use %s to %s", d.duration, shortestLook, longestLook)
 	}
 	began := time.Now()
 	c, err := d.connect(ctx)
-	if _, wrong := errors.AsType[UsageError](err); wrong {
-		return err
-	}
 	if err != nil {
-		if ctx.Err() != nil {
-			err = errors.New("interrupted before the members were known")
-		}
-		return ExitError{Code: exitInconclusive, Err: err}
+		return err
 	}
 	defer c.Close()
 	facts := diagnose.Look(ctx, diagnose.Options{

@@ -20,7 +20,8 @@ func (e UsageError) Error() string { return e.Err.Error() }
 // Unwrap returns what is wrong.
 func (e UsageError) Unwrap() error { return e.Err }
 
-func usage(format string, args ...any) error { return UsageError{fmt.Errorf(format, args...)} }
+// Usage is one, in words.
+func Usage(format string, args ...any) error { return UsageError{fmt.Errorf(format, args...)} }
 
 // ExitError ends the process with a code that says what was found. Err is what stderr is told, nil is nothing: the
 // command has printed it.
@@ -39,8 +40,8 @@ func (e ExitError) Error() string {
 // Unwrap returns what stderr is told.
 func (e ExitError) Unwrap() error { return e.Err }
 
-// quoted does not repeat what may be a URL with a password.
-func quoted(s string) string {
+// Quoted does not repeat what may be a URL with a password.
+func Quoted(s string) string {
 	if strings.Contains(s, "@") {
 		return "(not shown: it may hold a password)"
 	}

@@ -62,7 +62,7 @@ func printRunbook(w io.Writer, args []string) error {
 		}
 		names = append(names, c.name)
 	}
-	return usage("the runbook has no %s: give one of %s", quoted(strings.Join(args, " ")), strings.Join(names, ", "))
+	return Usage("the runbook has no %s: give one of %s", Quoted(strings.Join(args, " ")), strings.Join(names, ", "))
 }
 
 func listRunbook(w io.Writer, all []chapter) error {
